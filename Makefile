@@ -1,0 +1,24 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS ?= runs
+
+.PHONY: demo test lint
+
+# The virtual environment follows the project's own files, so it is made anew when they change.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,lint]"
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python experiments/train.py --flagfile=experiments/flags/quickstart.cfg --workdir=$(RUNS)/quickstart
+	$(BIN)/python experiments/langevin_trajectory.py --model=$(RUNS)/quickstart --out=$(RUNS)/trajectory --chains=4
+	@echo "Pictures: $(RUNS)/quickstart/samples, $(RUNS)/quickstart/curves.png, $(RUNS)/trajectory/trajectory.png"
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

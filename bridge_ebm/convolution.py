@@ -1,0 +1,203 @@
+"""Strided convolution as three bilinear maps that are each other's derivatives, fast on every platform.
+
+With SAME padding and stride s, of images x [B, H, W, C], kernel w [k, k, C, O] and outputs g [B, ceil(H/s),
+ceil(W/s), O]:
+
+    conv(x, w) -> g        conv_input(g, w) -> x        conv_kernel(x, g) -> w
+
+Each is linear in both arguments, and the derivative of any of them is another of the three, so derivatives of every
+order run through the same three pieces of code. That matters on the CPU, where XLA's library convolution is fast
+forwards but not in the dilated form that automatic differentiation makes of it (14 times slower, see
+BUILD_NOTES.md): there `conv_input` and `conv_kernel` are one matrix product each, around patches that are cut out
+and put back by strided slices. On other platforms all three are the library's.
+
+Precision 'bfloat16' rounds the factors of every product to bfloat16 and accumulates in float32.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Precision = Literal["float32", "bfloat16"]
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv(x: jax.Array, w: jax.Array, stride: int, precision: Precision) -> jax.Array:
+    """SAME convolution of x [B, H, W, C] with w [k, k, C, O], float32 [B, ceil(H/stride), ceil(W/stride), O]."""
+    cpu = _library_conv if precision == "float32" else _patch_conv
+    return lax.platform_dependent(
+        x,
+        w,
+        cpu=partial(cpu, stride=stride),
+        default=partial(_library_conv_rounded, stride=stride, precision=precision),
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv_input(g: jax.Array, w: jax.Array, size: tuple[int, int], stride: int, precision: Precision) -> jax.Array:
+    """The transpose of `conv` in its images: from g [B, h, w, O] to float32 [B, *size, C]."""
+
+    def library(g, w):
+        shape = jax.ShapeDtypeStruct((len(g), *size, w.shape[2]), g.dtype)
+        return jax.linear_transpose(lambda x: _library_conv_rounded(x, w, stride, precision), shape)(g)[0]
+
+    return lax.platform_dependent(
+        g, w, cpu=partial(_patch_conv_input, size=size, stride=stride, precision=precision), default=library
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv_kernel(x: jax.Array, g: jax.Array, kernel_size: int, stride: int, precision: Precision) -> jax.Array:
+    """The transpose of `conv` in its kernel: from x [B, H, W, C] and g [B, h, w, O] to float32 [k, k, C, O]."""
+
+    def library(x, g):
+        shape = jax.ShapeDtypeStruct((kernel_size, kernel_size, x.shape[3], g.shape[3]), x.dtype)
+        return jax.linear_transpose(lambda w: _library_conv_rounded(x, w, stride, precision), shape)(g)[0]
+
+    return lax.platform_dependent(
+        x,
+        g,
+        cpu=partial(_patch_conv_kernel, kernel_size=kernel_size, stride=stride, precision=precision),
+        default=library,
+    )
+
+
+conv.defvjp(
+    lambda x, w, stride, precision: (conv(x, w, stride, precision), (x, w)),
+    lambda stride, precision, saved, g: (
+        conv_input(g, saved[1], saved[0].shape[1:3], stride, precision),
+        conv_kernel(saved[0], g, saved[1].shape[0], stride, precision),
+    ),
+)
+conv_input.defvjp(
+    lambda g, w, size, stride, precision: (conv_input(g, w, size, stride, precision), (g, w)),
+    lambda size, stride, precision, saved, x: (
+        conv(x, saved[1], stride, precision),
+        conv_kernel(x, saved[0], saved[1].shape[0], stride, precision),
+    ),
+)
+conv_kernel.defvjp(
+    lambda x, g, kernel_size, stride, precision: (conv_kernel(x, g, kernel_size, stride, precision), (x, g)),
+    lambda kernel_size, stride, precision, saved, w: (
+        conv_input(saved[1], w, saved[0].shape[1:3], stride, precision),
+        conv(saved[0], w, stride, precision),
+    ),
+)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
+    """The matrix product of a [M, K] and b [K, N] with float32 result, whose derivatives are such products again."""
+    if precision == "bfloat16":
+        a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+product.defvjp(
+    lambda a, b, precision: (product(a, b, precision), (a, b)),
+    lambda precision, saved, g: (product(g, saved[1].T, precision), product(saved[0].T, g, precision)),
+)
+
+
+def conv_general_dilated(precision: Precision) -> Any:
+    """`conv` with the signature that `flax.linen.Conv(conv_general_dilated=...)` calls; other convolutions raise
+    ValueError.
+    """
+
+    def convolve(x, w, strides, padding, *, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, **_):
+        plain = set(lhs_dilation) == set(rhs_dilation) == {1} and feature_group_count == 1 and padding == "SAME"
+        if not (plain and strides[0] == strides[1] and w.shape[0] == w.shape[1]):
+            raise ValueError(
+                "only square kernels with one stride, SAME padding, no dilation and no groups are supported"
+            )
+        return conv(x, w, strides[0], precision)
+
+    return convolve
+
+
+def dot_general(precision: Precision) -> Any:
+    """`product` with the signature that `flax.linen.Dense(dot_general=...)` calls, for inputs [M, K]."""
+
+    def dot(a, b, dimension_numbers, **_):
+        return product(a, b, precision)
+
+    return dot
+
+
+def _library_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
+    return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=_LAYOUT)
+
+
+def _library_conv_rounded(x: jax.Array, w: jax.Array, stride: int, precision: Precision) -> jax.Array:
+    if precision == "float32":
+        return _library_conv(x, w, stride)
+    x, w = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    return _library_conv(x, w, stride).astype(jnp.float32)
+
+
+def _patch_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
+    patches = _cut_patches(x.astype(jnp.bfloat16), len(w), stride)
+    flat = product(patches.reshape(-1, patches.shape[-1]), w.reshape(-1, w.shape[-1]), "bfloat16")
+    return flat.reshape(*patches.shape[:3], -1)
+
+
+def _patch_conv_input(
+    g: jax.Array, w: jax.Array, size: tuple[int, int], stride: int, precision: Precision
+) -> jax.Array:
+    patches = product(g.reshape(-1, g.shape[-1]), w.reshape(-1, w.shape[-1]).T, precision)
+    return _add_patches(patches.reshape(*g.shape[:3], *w.shape[:3]), size, stride)
+
+
+def _patch_conv_kernel(x: jax.Array, g: jax.Array, kernel_size: int, stride: int, precision: Precision) -> jax.Array:
+    patches = _cut_patches(x.astype(jnp.bfloat16) if precision == "bfloat16" else x, kernel_size, stride)
+    flat = product(patches.reshape(-1, patches.shape[-1]).T, g.reshape(-1, g.shape[-1]), precision)
+    return flat.reshape(kernel_size, kernel_size, x.shape[-1], g.shape[-1])
+
+
+def _padding(length: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    """How many zeros SAME padding puts before and after a side of `length` pixels."""
+    total = max((-(-length // stride) - 1) * stride + kernel_size - length, 0)
+    return total // 2, total - total // 2
+
+
+def _cut_patches(x: jax.Array, k: int, stride: int) -> jax.Array:
+    """Under every output pixel the k x k patch it sees: [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), k k C]."""
+    height, width = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+    pads = [(0, 0), _padding(x.shape[1], k, stride), _padding(x.shape[2], k, stride), (0, 0)]
+    padded = jnp.pad(x, pads)
+
+    def tap(p: int, q: int) -> jax.Array:
+        stop = (len(x), p + stride * (height - 1) + 1, q + stride * (width - 1) + 1, x.shape[3])
+        return lax.slice(padded, (0, p, q, 0), stop, (1, stride, stride, 1))
+
+    return jnp.concatenate([tap(p, q) for p in range(k) for q in range(k)], axis=-1)
+
+
+def _add_patches(patches: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
+    """The transpose of `_cut_patches`: add patches [B, h, w, k, k, C] up into images [B, *size, C].
+
+    Pixels are gathered by their phase (position modulo the stride): all pixels of one phase see the same taps, so
+    each phase is a sum of shifted slices, and the phases are interleaved at the end.
+    """
+    k, (height, width) = patches.shape[3], patches.shape[1:3]
+    top, left = _padding(size[0], k, stride)[0], _padding(size[1], k, stride)[0]
+    zero = jnp.zeros((), patches.dtype)
+
+    def shifted(p: int, q: int, rows: int, columns: int) -> jax.Array:
+        return lax.pad(patches[:, :, :, p, q], zero, ((0, 0, 0), (rows, -rows, 0), (columns, -columns, 0), (0, 0, 0)))
+
+    def phase(a: int, b: int) -> jax.Array:
+        total = jnp.zeros((len(patches), height, width, patches.shape[5]), patches.dtype)
+        for p in range((a + top) % stride, k, stride):
+            for q in range((b + left) % stride, k, stride):
+                total += shifted(p, q, (p - a - top) // stride, (q - b - left) // stride)
+        return total
+
+    rows = [jnp.stack([phase(a, b) for b in range(stride)], axis=3) for a in range(stride)]
+    full = jnp.stack(rows, axis=2).reshape(len(patches), height * stride, width * stride, patches.shape[5])
+    return full[:, : size[0], : size[1]]

@@ -1,0 +1,120 @@
+"""Data sets: drawn by the program or read from a folder, their held-out parts, and the scaling to [-1, 1].
+
+Pictures stay uint8 (bright bridge on black) until a batch is needed; `to_unit` makes the float batch of it.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple, TypeVar, cast
+
+import jax
+import numpy as np
+
+from bridge_ebm import bridges, pictures, recipes
+from bridge_ebm.errors import InputError
+
+PARTS = ("train", "validation", "test", "all")
+# base % 8: of 16 base pictures 2 and 10 validate, 6 and 14 test, the other 12 train
+_VALIDATION = 2
+_TEST = 6
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+class Dataset(NamedTuple):
+    """Pictures with their sub-types.
+
+    `images` uint8 [N, H, W], bright on black; `labels` int32 [N], positions in `subtypes`; `base` int32 [N], which base
+    picture of its sub-type each is an augmented copy of.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    base: np.ndarray
+    subtypes: tuple[str, ...]
+
+
+def procedural(
+    height: int,
+    width: int,
+    recipe: str = "paper",
+    per_type: int = 1200,
+    seed: int = 0,
+    progress: bool = False,
+) -> Dataset:
+    """Draw `per_type` pictures [height, width] of each of the eight sub-types, sub-type by sub-type.
+
+    `recipe` "paper": 16 member widths x 75 rotations and scalings, an evenly spread part of them when `per_type` is
+    below 1200 (`recipes.paper_plan`); the seed plays no part. "varied": free dimensions, and every picture its own
+    base. The same arguments give the same bytes. Raises `InputError` on anything out of range.
+    """
+    for name, value in (("height", height), ("width", width), ("per_type", per_type)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    if recipe == "paper":
+        images, base = recipes.paper_pictures(height, width, per_type, progress)
+    elif recipe == "varied":
+        images, base = recipes.varied_pictures(height, width, per_type, seed, progress)
+    else:
+        raise InputError(f"no recipe {recipe!r}: use paper or varied")
+    labels = np.repeat(np.arange(len(bridges.SUBTYPES), dtype=np.int32), per_type)
+    return Dataset(images, labels, np.tile(base, len(bridges.SUBTYPES)), bridges.SUBTYPES)
+
+
+def load_folder(path: str | os.PathLike[str], height: int, width: int, progress: bool = False) -> Dataset:
+    """Read a folder of pictures with one sub-folder per sub-type, resized to [height, width].
+
+    Sub-folders named like ours or like the author's come first, in our order; the others follow by name. Formats,
+    polarity and limits: `pictures.read_picture`. `base` comes from the dataset.json that make_dataset.py writes;
+    without one, the pictures of a sub-type in natural order of their names form 16 contiguous blocks, each taken for
+    the augmented copies of one base picture. Raises `InputError`, which names the file and the remedy.
+    """
+    for name, value in (("height", height), ("width", width)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    root = Path(path).expanduser()
+    folders = pictures.find_pictures(root)
+    files = [file for group in folders.values() for file in group]
+    images = pictures.read_pictures(files, height, width, progress)
+    labels = np.repeat(np.arange(len(folders), dtype=np.int32), [len(group) for group in folders.values()])
+    listed = pictures.listed_bases(root)
+    if listed is None:
+        blocks = [np.arange(len(group)) * bridges.WIDTHS // len(group) for group in folders.values()]
+        base = np.concatenate(blocks).astype(np.int32)
+    else:
+        base = np.array([pictures.base_of(file, root, listed) for file in files], np.int32)
+    return Dataset(images, labels, base, tuple(folders))
+
+
+def split(dataset: Dataset, part: str) -> Dataset:
+    """The part "train", "validation", "test" or "all" of a data set; whole base pictures lie in one part.
+
+    Of every eight base pictures six train, one validates, one tests (base % 8 of 2 and of 6). Raises `InputError` on
+    another part, or when the part holds no picture.
+    """
+    if part not in PARTS:
+        raise InputError(f"no part {part!r} of a data set: use one of {', '.join(PARTS)}")
+    if part == "all":
+        return dataset
+    place = dataset.base % 8
+    held = {"validation": place == _VALIDATION, "test": place == _TEST}
+    chosen = held.get(part, (place != _VALIDATION) & (place != _TEST))
+    if not chosen.any():
+        raise InputError(f"the {part} part of these {len(dataset.images)} pictures is empty: use more pictures, or all")
+    return Dataset(dataset.images[chosen], dataset.labels[chosen], dataset.base[chosen], dataset.subtypes)
+
+
+def to_unit(images: Array) -> Array:
+    """Uint8 [..., H, W] to float32 [..., H, W, 1] in [-1, 1]: bridge +1, empty -1. For NumPy and JAX arrays."""
+    return cast(Array, ((images.astype(np.float32) - 127.5) / 127.5)[..., None])
+
+
+def to_uint8(images: Array) -> Array:
+    """Float [..., H, W, 1] in [-1, 1] to uint8 [..., H, W], rounded and clipped. For NumPy and JAX arrays."""
+    if images.shape[-1] != 1:
+        raise ValueError(f"pictures of shape {images.shape}: the last axis must be the one channel")
+    return cast(Array, (images * 127.5 + 127.5).round().clip(0, 255).astype(np.uint8)[..., 0])
+
+
+def epoch_order(key: jax.Array, epoch: jax.Array | int, size: int) -> jax.Array:
+    """The order of `size` pictures in an epoch, int32 [size]: a pure function of key and epoch."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), size)

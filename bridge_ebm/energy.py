@@ -1,0 +1,67 @@
+"""Energies: Flax Linen modules from images float32 [B, H, W, 1] in [-1, 1] to energies float32 [B], low where an
+image looks real.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bridge_ebm.convolution import Precision, conv_general_dilated, dot_general
+
+# Table 1: (filters, kernel size) of the four strided convolutions.
+PAPER_LAYERS = ((32, 5), (64, 3), (128, 3), (128, 3))
+
+
+class PaperEnergy(nn.Module):
+    """Table 1 of arXiv 2401.17657: 831,553 trainable parameters and 704 statistics at 48 x 192.
+
+    Batch norm as the paper's notebook really ran it: it never sees `training=True`, so its moving mean stays 0 and
+    its moving variance 1, and each layer is a learned scale and shift divided by sqrt(1 + 1e-3). An image's energy
+    is therefore independent of the rest of its batch. The statistics are kept (collection `batch_stats`) so that
+    the table holds. Initial weights are Keras's: Glorot uniform kernels, zero biases.
+
+    The output is the energy itself (low = real). The notebook's network of the same shape outputs the score -E; its
+    weights give our energies once its last layer (kernel and bias) is negated.
+
+    Any height and width work; the first dense layer takes its size from them.
+    """
+
+    precision: Precision = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Energies float32 [B] of `images` [B, H, W, 1]."""
+        glorot = nn.initializers.glorot_uniform()
+        convolve = conv_general_dilated(self.precision)
+        product = dot_general(self.precision)
+        x = images
+        for filters, size in PAPER_LAYERS:
+            x = nn.Conv(filters, (size, size), strides=2, kernel_init=glorot, conv_general_dilated=convolve)(x)
+            x = nn.BatchNorm(use_running_average=True, epsilon=1e-3)(x)
+            x = nn.swish(x)
+        x = x.reshape(len(x), -1)
+        x = nn.swish(nn.Dense(128, kernel_init=glorot, dot_general=product)(x))
+        return nn.Dense(1, kernel_init=glorot, dot_general=product)(x)[:, 0]
+
+
+def make_network(network: str, precision: Precision) -> nn.Module:
+    """The energy network a setting names; raises ValueError for an unknown name."""
+    if network == "paper":
+        return PaperEnergy(precision)
+    raise ValueError(f"unknown energy network {network!r}: the only one is 'paper'")
+
+
+def energy_function(network: nn.Module, params: Any, batch_stats: Any) -> Any:
+    """The energy with its weights: a function of images [B, H, W, 1] to energies [B].
+
+    It is a `jax.tree_util.Partial`, a pytree of the weights, so `jit` takes it as an argument and new weights
+    compile nothing.
+    """
+    return jax.tree_util.Partial(network.apply, {"params": params, "batch_stats": batch_stats})
+
+
+def init_variables(network: nn.Module, key: jax.Array, height: int, width: int) -> dict[str, Any]:
+    """Fresh variables (`params`, and `batch_stats` where the network has them) for images [B, height, width, 1]."""
+    return dict(network.init(key, jnp.zeros((1, height, width, 1), jnp.float32)))

@@ -1,0 +1,147 @@
+"""The files of a training's work directory: what run it is, and its metrics.
+
+settings.json   the model and the training it belongs to; a run with other settings is refused
+run.cfg         a flag file that repeats the run
+metrics.jsonl   one object per logged update, each step once
+"""
+
+import dataclasses
+import json
+import math
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from bridge_ebm.errors import InputError
+from bridge_ebm.models import SETTINGS_FILE, ModelSettings
+from bridge_ebm.settings import TrainSettings, from_dict, to_flagfile
+
+METRICS_FILE = "metrics.jsonl"
+FLAG_FILE = "run.cfg"
+
+# A longer or shorter training, and more or fewer steps in its sample pictures, is still the same run.
+MAY_CHANGE = ("epochs", "sample_steps")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by a file holding `text`, never leaving half a file behind."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def finite_or_none(values: Any) -> Any:
+    """An array or number as (nested lists of) Python floats for JSON, None where it is not finite."""
+    array = np.asarray(values, float)
+    objects = array.astype(object)
+    objects[~np.isfinite(array)] = None
+    return objects.tolist()
+
+
+def open_run(workdir: Path, settings: TrainSettings, images: np.ndarray) -> None:
+    """Claim a new work directory for the run, or check that it holds this run; writes settings.json and run.cfg.
+
+    `images` is the training data, uint8 [N, H, W]: other data under the same flags is another run. Raises an
+    `InputError` that names the flag that differs.
+    """
+    data_crc = zlib.crc32(images.tobytes())
+    path = workdir / SETTINGS_FILE
+    if path.exists():
+        _check_same_run(path, settings, data_crc)
+    elif any(entry.name != FLAG_FILE for entry in workdir.iterdir()):
+        raise InputError(
+            f"--workdir={workdir}: holds files but no {SETTINGS_FILE}, so it is not a run; use a fresh folder"
+        )
+    record = {
+        "model": dataclasses.asdict(model_settings(settings)),
+        "training": dataclasses.asdict(settings),
+        "data_crc32": data_crc,
+    }
+    write_atomically(
+        workdir / FLAG_FILE,
+        to_flagfile(settings, f"python experiments/train.py --flagfile={FLAG_FILE} --workdir=DIR"),
+    )
+    write_atomically(path, json.dumps(record, indent=1) + "\n")
+
+
+def model_settings(settings: TrainSettings) -> ModelSettings:
+    """The settings under which `load_model` rebuilds and samples what this training makes."""
+    return ModelSettings(
+        network=settings.network,
+        precision=settings.precision,
+        height=settings.height,
+        width=settings.width,
+        start="uniform",
+        num_steps=settings.sample_steps,
+        step_size=settings.step_size,
+        noise=settings.noise,
+        gradient_clip=settings.gradient_clip,
+    )
+
+
+def _check_same_run(path: Path, settings: TrainSettings, data_crc: int) -> None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stored, stored_crc = from_dict(record["training"], str(path)), record["data_crc32"]
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); use a fresh --workdir") from None
+    for field in dataclasses.fields(settings):
+        old, new = getattr(stored, field.name), getattr(settings, field.name)
+        if old != new and field.name not in MAY_CHANGE:
+            raise InputError(
+                f"--workdir={path.parent}: holds a run with --{field.name}={old}, not {new}; continue it with "
+                f"--flagfile={path.parent / FLAG_FILE} or use a fresh --workdir"
+            )
+    if stored_crc != data_crc:
+        raise InputError(
+            f"--data={settings.data}: the pictures changed since {path.parent} was started; use a fresh --workdir"
+        )
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl and to TensorBoard events; use it in a `with` block.
+
+    Opened at `step`, it first drops what an interrupted run logged after the checkpoint it continues from.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        path = workdir / METRICS_FILE
+        kept = [row for row in read_metrics(workdir) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._events = SummaryWriter(str(workdir), purge_step=step + 1, write_to_disk=True)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Log one object of numbers with its `step`; a number that is not finite is logged as null."""
+        row = {key: value if math.isfinite(value) else None for key, value in row.items()}
+        self._file.write(json.dumps(row) + "\n")
+        for key, value in row.items():
+            if key != "step" and value is not None:
+                self._events.add_scalar(key, value, row["step"])
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The logged objects in order; a last line cut short by a kill is left out."""
+    path = workdir / METRICS_FILE
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

@@ -1,0 +1,91 @@
+"""What every command shares: one line for bad input, a non-zero exit, no traceback."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+# Before JAX starts: XLA reports a harmless difference of tuning features as an error at every load from the
+# compilation cache.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+
+from bridge_ebm.errors import InputError
+from bridge_ebm.models import list_models
+from bridge_ebm.settings import TrainSettings
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parse the flags and run `main()`; an `InputError` becomes one line on stderr and exit status 1."""
+
+    def guarded(argv: list[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise InputError(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value (see --help)")
+            logging.set_verbosity(logging.WARNING)  # Orbax would tell of every file it touches
+            enable_compilation_cache()
+            main()
+        except InputError as error:
+            sys.exit(f"{Path(argv[0]).name}: error: {error}")
+
+    app.run(guarded)
+
+
+def output_folder(path: str, flag: str = "--out") -> Path:
+    """Create the folder that a command writes to, or raise an `InputError` that names the flag."""
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".write_test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{flag}={path}: cannot write there ({error.strerror}); name a folder you can write to"
+        ) from None
+    return folder
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR says where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bridge_ebm"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def define_train_settings() -> None:
+    """Define one flag for each field of `TrainSettings`, with the field's default and help."""
+    for field in dataclasses.fields(TrainSettings):
+        name, default, help_text = field.name, field.default, field.metadata["help"]
+        # `module_name`: they are flags of the script that asks for them, so its --help shows them.
+        if field.metadata["choices"]:
+            flags.DEFINE_enum(name, str(default), field.metadata["choices"], help_text, module_name=sys.argv[0])
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, help_text, module_name=sys.argv[0])
+        elif isinstance(default, float):
+            flags.DEFINE_float(name, default, help_text, module_name=sys.argv[0])
+        else:
+            flags.DEFINE_string(name, str(default), help_text, module_name=sys.argv[0])
+
+
+def read_train_settings() -> TrainSettings:
+    """The settings that the parsed flags give; an `InputError` names a flag that is out of range."""
+    values: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(TrainSettings)}
+    return TrainSettings(**values)
+
+
+def model_or_default(asked: str | None) -> str:
+    """The model a --model flag names, or the first shipped one."""
+    if asked is not None:
+        return asked
+    if not list_models():
+        raise InputError(
+            "--model: no model is shipped yet; train one (python experiments/train.py "
+            "--flagfile=experiments/flags/quickstart.cfg --workdir=runs/quickstart) and name it: --model=runs/quickstart"
+        )
+    return list_models()[0]

@@ -1,0 +1,101 @@
+"""The paper's figures 1 to 5 (Fig. 6, the new types, needs discovery).
+
+    python experiments/figures.py --out=runs/figures --model=runs/quickstart
+
+takes about two minutes on 2 cores and writes, into the folder:
+
+fig1.png   the Boltzmann law of a column of air, by our Langevin sampler beside the closed form
+fig2.png   the energy of the model over a plane through three bridges, with chains on it
+fig3.png   the eight sub-types
+fig4.png   the curves of the training (only where --model is a training's work directory)
+fig5.png   chains of the model from noise, at updates 0, 900 and 1999
+"""
+
+from pathlib import Path
+
+import cli
+import jax
+import numpy as np
+from absl import flags
+
+import bridge_ebm
+from bridge_ebm import bridges, data, figures
+from bridge_ebm.errors import InputError
+from bridge_ebm.plotting import plot_curves, plot_frames
+from bridge_ebm.workdir import read_metrics
+
+MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
+OUT = flags.DEFINE_string("out", "runs/figures", "Folder for the figures.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the chains in the figures.", lower_bound=0)
+
+MOLECULES = 8000
+CORNERS = ("through_arch", "fan_cable_stayed", "vertical_suspension")  # of Fig. 2: one of each family but the beams
+CORNER_WIDTH = 7  # their member width, of 0 (thin) to 15
+FRAMES = (0, 900, 1999)
+STEPS = 2000
+CHAINS = 4
+
+
+def main() -> None:
+    """Draw the figures of the flags, those that need no model first."""
+    asked = model_or_none(MODEL.value)
+    model = None if asked is None else bridge_ebm.load_model(asked)
+    out = cli.output_folder(OUT.value)
+    gas_key, landscape_key, chain_key = jax.random.split(jax.random.key(SEED.value), 3)
+    heights = figures.gas_heights(gas_key, MOLECULES)
+    figures.draw_gas(out / "fig1.png", heights)
+    print(
+        f"{out / 'fig1.png'}: scale height {figures.fit_scale_height(heights) / 1000:.3f} km, exact "
+        f"{figures.SCALE_HEIGHT / 1000:.3f} km; distance from the law {figures.distance_from_law(heights):.4f}",
+        flush=True,
+    )
+    figures.draw_subtypes(out / "fig3.png")
+    print(f"{out / 'fig3.png'}: the eight sub-types", flush=True)
+    if model is None or asked is None:
+        print("fig2.png, fig4.png, fig5.png: need --model=DIR, and no model is shipped yet")
+        return
+    write_landscape(out / "fig2.png", landscape_key, model)
+    write_curves(out / "fig4.png", asked)
+    write_trajectory(out / "fig5.png", chain_key, model)
+
+
+def model_or_none(asked: str | None) -> str | None:
+    """The model that --model asks for or the first shipped one; None where there is neither."""
+    try:
+        return cli.model_or_default(asked)
+    except InputError:
+        return None
+
+
+def write_landscape(path: Path, key: jax.Array, model: bridge_ebm.Model) -> None:
+    """Fig. 2: the model's energy over the plane through three of the paper's pictures."""
+    renders = [bridges.render(name, CORNER_WIDTH, model.height, model.width) for name in CORNERS]
+    drawn = figures.landscape(key, data.to_unit(np.stack(renders)), model.energy(), model.settings.langevin)
+    figures.draw_landscape(path, drawn, [figures.TITLES[name] for name in CORNERS])
+    start, end = drawn.chain_energies.mean(axis=1)
+    low, high = drawn.energies.min(), drawn.energies.max()
+    print(f"{path}: energies {low:.2f} to {high:.2f}, chains from {start:.2f} to {end:.2f}", flush=True)
+
+
+def write_curves(path: Path, asked: str) -> None:
+    """Fig. 4, where the model is a work directory that has its metrics."""
+    rows = read_metrics(Path(asked).expanduser())
+    if not rows:
+        print(f"{path}: not drawn, --model={asked} has no metrics.jsonl (a training's work directory has)", flush=True)
+        return
+    plot_curves(path, rows)
+    print(f"{path}: {rows[-1]['step']} updates, {rows[-1]['epoch']} epochs", flush=True)
+
+
+def write_trajectory(path: Path, key: jax.Array, model: bridge_ebm.Model) -> None:
+    """Fig. 5: chains from noise, each frame under its energy."""
+    start_key, chain_key = jax.random.split(key)
+    settings = model.settings.langevin._replace(num_steps=STEPS)
+    result = bridge_ebm.trajectory(chain_key, model.start(start_key, CHAINS), model.energy(), settings, FRAMES)
+    energies = np.stack([np.asarray(jax.jit(model.energy())(kept)) for kept in result.frames])
+    plot_frames(path, np.asarray(result.frames), energies, [f"update {frame}" for frame in FRAMES])
+    print(f"{path}: mean energy at updates {FRAMES}: {energies.mean(axis=1).round(3).tolist()}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

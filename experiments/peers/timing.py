@@ -1,0 +1,43 @@
+"""Fair timing: contenders take turns, each figure is a median with its spread, a cost is fitted by a power law."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from tqdm.auto import tqdm
+
+Spread = dict[str, float]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, smallest and largest."""
+    return {"median": float(np.median(values)), "min": float(min(values)), "max": float(max(values))}
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], units: Mapping[str, float], repeats: int, title: str
+) -> dict[str, Spread]:
+    """Units per second of each run, taking turns: A B C A B C ...
+
+    `units[name]` says how many units (image-steps, updates) one call does. The first round warms up (compiles, fills
+    caches) and is not counted.
+    """
+    speeds: dict[str, list[float]] = {name: [] for name in runs}
+    with tqdm(total=(repeats + 1) * len(runs), desc=title, dynamic_ncols=True) as bar:
+        for turn in range(repeats + 1):
+            for name, run in runs.items():
+                bar.set_postfix_str(name)
+                began = time.perf_counter()
+                run()
+                took = time.perf_counter() - began
+                if turn:
+                    speeds[name].append(units[name] / took)
+                bar.update()
+    return {name: spread(values) for name, values in speeds.items()}
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
+    """The power law cost = factor * size^p that fits best in the logarithms: (p, factor)."""
+    p, log_factor = np.polyfit(np.log(sizes), np.log(costs), 1)
+    return float(p), math.exp(log_factor)

@@ -1,0 +1,50 @@
+"""Shared by all tests: strict promotion, a compilation cache of the session's own, and a run that trains in seconds."""
+
+import os
+import tempfile
+
+# Before JAX starts; the commands that the tests run inherit it. Many tests compile the same programs.
+COMPILED = tempfile.TemporaryDirectory(prefix="bridge_ebm_tests_", ignore_cleanup_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from bridge_ebm.settings import TrainSettings
+
+ROOT = Path(__file__).parent.parent
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def tiny() -> TrainSettings:
+    """Settings of a run whose updates take milliseconds."""
+    return TrainSettings(
+        height=16,
+        width=32,
+        per_type=4,
+        split="all",
+        batch_size=8,
+        buffer_size=24,
+        langevin_steps=3,
+        sample_steps=4,
+        epochs=3,
+    )
+
+
+@pytest.fixture
+def run_script():
+    """Run `experiments/NAME.py` with flags as a user would; returns the finished process."""
+
+    def run(name: str, *flags: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *flags]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+    return run

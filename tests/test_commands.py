@@ -1,0 +1,125 @@
+"""The commands as a user runs them: real processes, real folders."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = (
+    "--height=16 --width=32 --per_type=8 --batch_size=8 --buffer_size=16 --langevin_steps=2 --sample_steps=3 --epochs=2"
+).split()
+
+
+def assert_refused(process, *parts):
+    """One line on stderr that names the fault, a non-zero exit, no traceback."""
+    assert process.returncode != 0
+    last = process.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in process.stderr
+    for part in parts:
+        assert part in last
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A work directory that train.py has filled and finished."""
+    import subprocess
+    import sys
+
+    from conftest import ROOT
+
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    command = [sys.executable, str(ROOT / "experiments/train.py"), *TINY, f"--workdir={workdir}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_train_writes_its_folder_and_run_cfg_repeats_it(trained, run_script, tmp_path):
+    workdir, done = trained
+    names = {path.name for path in workdir.iterdir()}
+    assert {"run.cfg", "settings.json", "metrics.jsonl", "checkpoints", "samples", "curves.png"} <= names
+    pictures = sorted(path.name for path in (workdir / "samples").iterdir())
+    assert pictures == [f"step_{step:06d}_{kind}.png" for step in (4, 8) for kind in ("buffer", "noise")]
+    for name in pictures:
+        assert str(workdir / "samples" / name) in done.stdout or "000004" in name
+        assert np.asarray(Image.open(workdir / "samples" / name)).shape == (5 * 20 + 4, 2 * 36 + 4)
+
+    again = run_script("train", f"--flagfile={workdir / 'run.cfg'}", f"--workdir={workdir}")
+    assert again.returncode == 0 and "This run is finished: 8 updates" in again.stdout
+    repeat = run_script("train", f"--flagfile={workdir / 'run.cfg'}", f"--workdir={tmp_path / 'repeat'}")
+    assert repeat.returncode == 0
+    for kind in ("buffer", "noise"):
+        ours, theirs = (folder / "samples" / f"step_000008_{kind}.png" for folder in (workdir, tmp_path / "repeat"))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_trajectory_of_a_trained_model(trained, run_script, tmp_path):
+    flags = ["--steps=12", "--frames=0,5,11", "--chains=3", f"--out={tmp_path}"]
+    done = run_script("langevin_trajectory", f"--model={trained[0]}", *flags)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "trajectory.json").read_text())
+    assert np.shape(record["frame_energies"]) == (3, 3) and np.shape(record["chain_energies"]) == (3, 12)
+    for name in ("step_0000.png", "step_0005.png", "step_0011.png"):
+        assert np.asarray(Image.open(tmp_path / name)).shape == (3 * 20 + 4, 36 + 4)
+        assert str(tmp_path / name) in done.stdout
+    assert np.asarray(Image.open(tmp_path / "trajectory.png")).shape[1] > 300
+
+
+def test_train_on_a_folder_of_pictures(run_script, tmp_path):
+    for subtype in ("girder", "arch"):
+        (tmp_path / "pictures" / subtype).mkdir(parents=True)
+        for index in range(16):
+            picture = np.full((40, 120), 255, np.uint8)  # dark on white, other size: inverted and resized on the way in
+            picture[18 + index % 4, 10:-10] = 0
+            Image.fromarray(picture).save(tmp_path / "pictures" / subtype / f"{index:03d}.png")
+    flags = [flag for flag in TINY if "per_type" not in flag]
+    done = run_script(
+        "train", *flags, f"--data={tmp_path / 'pictures'}", f"--workdir={tmp_path / 'run'}", "--max_updates=2"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "24 pictures of 2 sub-types" in done.stdout  # 12 of the 16 base pictures of each train
+    assert "2 updates done" in done.stdout
+
+
+def test_settings_and_flags_that_cannot_be_are_refused(run_script, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    assert_refused(run_script("train", workdir, "--alpha=-1"), "train.py: error: --alpha=-1.0: must be a finite number")
+    assert_refused(run_script("train", workdir, "--learning_rate=nan"), "--learning_rate=nan")
+    unknown = run_script("train", workdir, "--alfa=1")
+    assert unknown.returncode != 0 and "Unknown command line flag 'alfa'" in unknown.stderr
+    assert_refused(run_script("train", workdir, "stray"), "unexpected argument 'stray'")
+    assert_refused(run_script("train", workdir, f"--data={tmp_path / 'none'}"), "none", "no such folder")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_work_directory_of_another_network_is_refused_and_kept(trained, run_script):
+    workdir, _ = trained
+    before = (workdir / "settings.json").read_bytes()
+    flags = [flag if "width" not in flag else "--width=64" for flag in TINY]
+    assert_refused(run_script("train", *flags, f"--workdir={workdir}"), "--width=32, not 64")
+    assert (workdir / "settings.json").read_bytes() == before
+
+
+def test_an_unwritable_folder_is_refused(run_script, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert_refused(
+        run_script("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}"), "--workdir=", "cannot write there"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused(run_script, tmp_path):
+    tmp_path.chmod(0o500)
+    assert_refused(run_script("train", *TINY, f"--workdir={tmp_path / 'run'}"), "--workdir=", "cannot write there")
+
+
+def test_trajectory_refuses_frames_outside_and_a_missing_model(trained, run_script, tmp_path):
+    out = f"--out={tmp_path / 'out'}"
+    refused = run_script("langevin_trajectory", f"--model={trained[0]}", "--steps=10", "--frames=0,10", out)
+    assert_refused(refused, "--frames=0,10", "0 .. 9")
+    assert_refused(
+        run_script("langevin_trajectory", f"--model={tmp_path}", out), f"--model={tmp_path}", "train one first"
+    )
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,132 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from bridge_ebm import energy, langevin
+from bridge_ebm.convolution import conv, conv_general_dilated, conv_input, conv_kernel, product
+
+# (height, width, channels in, channels out, kernel, stride, batch): Table 1's shapes at both sizes, odd ones, odd
+# batches.
+SHAPES = [
+    (48, 192, 1, 4, 5, 2, 3),
+    (24, 96, 8, 6, 3, 2, 1),
+    (64, 256, 4, 4, 3, 2, 2),
+    (13, 27, 3, 4, 3, 2, 5),
+    (7, 9, 2, 3, 3, 1, 3),
+    (8, 8, 2, 3, 4, 2, 3),
+    (12, 15, 2, 3, 3, 3, 2),
+]
+
+
+def reference(x, w, stride):
+    return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def arrays(shape):
+    height, width, c, o, k, stride, batch = shape
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (batch, height, width, c))
+    w = jax.random.normal(keys[1], (k, k, c, o)) / (k * np.sqrt(c))
+    g = jax.random.normal(keys[2], reference(x, w, stride).shape)
+    return x, w, g, stride
+
+
+def assert_close(ours, wanted, tolerance):
+    assert ours.shape == wanted.shape and ours.dtype == wanted.dtype
+    assert float(jnp.linalg.norm(ours - wanted) / jnp.linalg.norm(wanted)) < tolerance
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_the_three_maps_are_the_library_convolution_and_its_transposes(shape, precision, tolerance):
+    x, w, g, stride = arrays(shape)
+    y, pull_back = jax.vjp(lambda x, w: reference(x, w, stride), x, w)
+    wanted_x, wanted_w = pull_back(g)
+    assert_close(conv(x, w, stride, precision), y, tolerance)
+    assert_close(conv_input(g, w, x.shape[1:3], stride, precision), wanted_x, tolerance)
+    assert_close(conv_kernel(x, g, len(w), stride, precision), wanted_w, tolerance)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_second_order_gradients_agree_with_the_library(shape):
+    x, w, g, stride = arrays(shape)
+
+    def penalty(convolve):
+        """A loss on the input gradient, as in gradient regression; it needs every second derivative."""
+
+        def loss(x, w):
+            field = jax.grad(lambda x: jnp.sum(jnp.tanh(convolve(x, w))))(x)
+            return jnp.sum(jnp.sin(field))
+
+        return jax.grad(loss, argnums=(0, 1))(x, w)
+
+    ours = penalty(lambda x, w: conv(x, w, stride, "float32"))
+    for mine, theirs in zip(ours, penalty(lambda x, w: reference(x, w, stride)), strict=True):
+        assert_close(mine, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("size", [(48, 192), (128, 512)])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_the_whole_network_agrees_with_plain_flax(monkeypatch, size, batch, precision, tolerance):
+    images = langevin.uniform_images(jax.random.key(1), (batch, *size, 1))
+    variables = energy.init_variables(energy.PaperEnergy(), jax.random.key(0), *size)
+
+    def derivatives(precision):
+        network = energy.PaperEnergy(precision)
+
+        def energy_and_field(params, x):
+            energies, field = langevin.energy_and_gradient(
+                lambda x: network.apply({**variables, "params": params}, x), x
+            )
+            return jnp.sum((1e3 * field) ** 2), (energies, field)
+
+        second, (energies, field) = jax.grad(energy_and_field, has_aux=True)(variables["params"], images)
+        return energies, field, *(second[name]["kernel"] for name in ("Conv_0", "Conv_3", "Dense_0"))
+
+    ours = derivatives(precision)
+    monkeypatch.setattr(energy, "conv_general_dilated", lambda precision: lax.conv_general_dilated)
+    monkeypatch.setattr(energy, "dot_general", lambda precision: lax.dot_general)
+    for mine, theirs in zip(ours, derivatives("float32"), strict=True):
+        assert_close(mine, theirs, tolerance)
+
+
+def test_bfloat16_really_rounds_its_factors():
+    a = jnp.full((1, 1), 1 + 2**-10)
+    assert product(a, a, "bfloat16")[0, 0] == 1.0
+    assert product(a, a, "float32")[0, 0] > 1.0
+
+
+def test_other_convolutions_are_refused():
+    convolve = conv_general_dilated("float32")
+    with pytest.raises(ValueError, match="only square kernels"):
+        convolve(
+            jnp.zeros((1, 8, 8, 1)),
+            jnp.zeros((3, 3, 1, 1)),
+            (2, 1),
+            "SAME",
+            lhs_dilation=(1, 1),
+            rhs_dilation=(1, 1),
+            dimension_numbers=None,
+            feature_group_count=1,
+        )
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_accelerators_get_the_library_convolution_and_the_cpu_no_dilated_one(platform, precision):
+    network = energy.PaperEnergy(precision)
+    variables = energy.init_variables(network, jax.random.key(0), 48, 192)
+    images = jnp.zeros((2, 48, 192, 1))
+
+    def text(platform):
+        field = jax.jit(jax.grad(lambda x: network.apply(variables, x).sum()))
+        return jax.export.export(field, platforms=(platform,))(images).mlir_module()
+
+    assert len(re.findall(r"stablehlo\.convolution", text(platform))) == 8  # four layers, forwards and backwards
+    assert "lhs_dilate = [2, 2]" in text(platform)
+    assert "lhs_dilate = [2, 2]" not in text("cpu")

@@ -1,0 +1,77 @@
+"""The command that writes the data set, run as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridge_ebm import bridges, data
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "make_dataset.py"
+
+
+def make(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, timeout=120)
+
+
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize("recipe", ["paper", "varied"])
+def test_what_is_written_loads_as_what_was_drawn(tmp_path, recipe):
+    out = tmp_path / "new" / "set"
+    done = make("--out", str(out), "--recipe", recipe, "--per_type", "19", "--height", "24", "--width=96", "--seed=7")
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout and "152" in done.stdout
+    assert "drawing" in done.stderr, "no progress bar"
+    drawn, loaded = data.procedural(24, 96, recipe, 19, seed=7), data.load_folder(out, 24, 96)
+    assert loaded.subtypes == drawn.subtypes == bridges.SUBTYPES
+    for mine, theirs in zip(loaded[:3], drawn[:3], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+        assert mine.dtype == theirs.dtype
+    listing = json.loads((out / "dataset.json").read_text())
+    assert {key: listing[key] for key in ("recipe", "height", "width", "seed", "per_type")} == {
+        **{"recipe": recipe, "height": 24, "width": 96, "seed": 7, "per_type": 19}
+    }
+    files = sorted(out.rglob("*.png"))
+    assert len(files) == len(listing["base"]) == 152
+    assert not list(out.rglob("*.part"))
+    with Image.open(files[0]) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "L", (96, 24))
+    if recipe == "paper":
+        assert (out / "beam" / "w06_a25_rot+0.0_x1.000_y1.000.png").is_file()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    line = error_line(make("--out", str(tmp_path), "--per_type", "1"))
+    assert "--out" in line and "already holds files" in line
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+    assert "--out" in error_line(make("--out", str(tmp_path / "thesis.txt"), "--per_type=1"))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "flag", ["--height=0", "--width=-4", "--per_type=0", "--per_type=1201", "--seed=-1", "--height=100000000"]
+)
+def test_settings_that_cannot_be_meant_are_named(tmp_path, flag):
+    line = error_line(make("--out", str(tmp_path / "set"), flag))
+    assert flag.split("=")[0] in line
+    assert not (tmp_path / "set").exists()
+
+
+def test_unknown_flags_and_values_are_named(tmp_path):
+    for flags, said in ((["--colour=red"], "colour"), (["--recipe=free"], "recipe"), (["--height=tall"], "height")):
+        done = make("--out", str(tmp_path / "set"), *flags)
+        assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
+    done = make()
+    assert done.returncode != 0 and "--out" in done.stderr
+    assert not (tmp_path / "set").exists()

@@ -1,0 +1,185 @@
+"""A training in a work directory: what it writes, how it continues, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import bridge_ebm
+from bridge_ebm import checkpoint, data, runs
+from bridge_ebm.errors import InputError
+from bridge_ebm.train import init_state
+from bridge_ebm.workdir import MetricsLog, model_settings, open_run, read_metrics
+
+
+@pytest.fixture
+def images(tiny):
+    return data.procedural(tiny.height, tiny.width, per_type=tiny.per_type).images
+
+
+def with_settings(settings, **changes):
+    return dataclasses.replace(settings, **changes)
+
+
+def assert_same_state(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def rows_without_timing(workdir):
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_metrics(workdir)]
+
+
+def test_six_updates_are_three_then_three_bit_for_bit(tiny, images, tmp_path):
+    whole = runs.run_training(tiny, images, make(tmp_path / "whole"), max_updates=6)
+    runs.run_training(tiny, images, make(tmp_path / "parts"), max_updates=3)
+    parts = runs.run_training(tiny, images, tmp_path / "parts", max_updates=6)
+    assert_same_state(whole, parts)
+    assert rows_without_timing(tmp_path / "whole") == rows_without_timing(tmp_path / "parts")
+    assert [row["step"] for row in read_metrics(tmp_path / "parts")] == [1, 2, 3, 4, 5, 6]
+
+
+def make(path):
+    path.mkdir()
+    return path
+
+
+def test_a_run_leaves_what_the_contract_names(tiny, images, tmp_path):
+    epochs = []
+    runs.run_training(tiny, images, tmp_path, on_epoch=lambda state: epochs.append(int(state.step)))
+    per_epoch = len(images) // tiny.batch_size
+    assert epochs == [per_epoch, 2 * per_epoch, 3 * per_epoch]
+    for row in read_metrics(tmp_path):
+        assert {"step", "epoch", "loss", "reg", "cdiv", "real", "fake", "images_per_second"} <= row.keys()
+        assert row["epoch"] == (row["step"] - 1) // per_epoch + 1
+        assert row["loss"] == pytest.approx(row["cdiv"] + row["reg"], abs=1e-5)
+    assert checkpoint.newest_step(tmp_path) == 3 * per_epoch
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    flags = (tmp_path / "run.cfg").read_text()
+    assert f"--height={tiny.height}\n" in flags and f"--alpha={tiny.alpha}\n" in flags
+
+
+def test_load_model_gives_the_energy_that_was_trained(tiny, images, tmp_path):
+    state = runs.run_training(tiny, images, tmp_path, max_updates=2)
+    model = bridge_ebm.load_model(tmp_path)
+    assert_same_state(model.params, state.params)
+    assert (model.height, model.width) == (tiny.height, tiny.width)
+    assert model.settings == model_settings(tiny)
+    start = model.start(jax.random.key(0), 3)
+    end = bridge_ebm.sample(jax.random.key(1), start, model.energy(), model.settings.langevin)
+    assert end.shape == (3, tiny.height, tiny.width, 1) and np.abs(end).max() <= 1
+    with pytest.raises(ValueError, match="unconditional"):
+        model.energy("beam")
+
+
+def test_log_every_keeps_the_last_update_of_an_epoch(tiny, images, tmp_path):
+    runs.run_training(tiny, images, tmp_path, max_updates=9, log_every=3)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [3, 4, 6, 8, 9]
+
+
+def test_a_signal_saves_and_stops_after_the_update(tiny, images, tmp_path, monkeypatch):
+    compiled = runs.make_train_step(tiny)
+    whole = runs.run_training(tiny, images, make(tmp_path / "whole"), max_updates=7)
+
+    def interrupted(state, images):
+        if int(state.step) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compiled(state, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "make_train_step", lambda settings: interrupted)
+        stopped = runs.run_training(tiny, images, make(tmp_path / "stopped"))
+    assert int(stopped.step) == checkpoint.newest_step(tmp_path / "stopped") == 6
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert_same_state(runs.run_training(tiny, images, tmp_path / "stopped", max_updates=7), whole)
+
+
+def test_an_interrupted_log_loses_what_the_checkpoint_does_not_know(tmp_path):
+    with MetricsLog(tmp_path, 0) as log:
+        for step in (1, 2, 3):
+            log.write({"step": step, "loss": float("nan") if step == 2 else 0.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # cut short by a kill
+    assert [row["loss"] for row in read_metrics(tmp_path)] == [0.5, None, 0.5]
+    with MetricsLog(tmp_path, 2) as log:
+        log.write({"step": 3, "loss": 0.25})
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.25}]
+
+
+def test_a_finished_run_is_left_as_it_is(tiny, images, tmp_path):
+    runs.run_training(tiny, images, tmp_path, max_updates=2)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    called = []
+    assert int(runs.run_training(tiny, images, tmp_path, max_updates=2, on_epoch=called.append).step) == 2
+    assert not called and (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_diverging_energies_stop_the_run_and_spare_the_last_checkpoint(tiny, images, tmp_path):
+    runs.run_training(tiny, images, tmp_path, max_updates=2)
+    wild = with_settings(tiny, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"update \d+: the energies diverged .* --learning_rate"):
+        runs.run_training(wild, images, make(tmp_path / "wild"))
+    saved = checkpoint.newest_step(tmp_path / "wild")
+    assert saved is None or all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves(bridge_ebm.load_model(tmp_path / "wild").params)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 3e-4}, r"holds a run with --learning_rate=0\.0001, not 0\.0003"),
+        ({"width": 64}, "holds a run with --width=32, not 64"),
+        ({"seed": 1}, "holds a run with --seed=0, not 1"),
+    ],
+)
+def test_a_work_directory_of_another_run_is_refused(tiny, images, tmp_path, changes, message):
+    open_run(tmp_path, tiny, images)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=message):
+        open_run(tmp_path, with_settings(tiny, **changes), images)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    open_run(tmp_path, with_settings(tiny, epochs=99), images)  # a longer training is the same run
+
+
+def test_changed_pictures_and_foreign_folders_are_refused(tiny, images, tmp_path):
+    open_run(make(tmp_path / "run"), tiny, images)
+    with pytest.raises(InputError, match="the pictures changed"):
+        open_run(tmp_path / "run", tiny, images[::-1])
+    (make(tmp_path / "other") / "thesis.doc").write_text("precious")
+    with pytest.raises(InputError, match="is not a run; use a fresh folder"):
+        open_run(tmp_path / "other", tiny, images)
+    (tmp_path / "run" / "settings.json").write_text("{")
+    with pytest.raises(InputError, match=r"settings\.json: cannot be read"):
+        open_run(tmp_path / "run", tiny, images)
+
+
+def test_checkpoints_of_another_network_or_damaged_ones_are_named(tiny, images, tmp_path):
+    runs.run_training(tiny, images, tmp_path, max_updates=1)
+    larger = jax.eval_shape(lambda: init_state(with_settings(tiny, width=64)))
+    with pytest.raises(
+        InputError, match=r"checkpoints/1: another network wrote this checkpoint \(model/params/Dense_0/kernel"
+    ):
+        checkpoint.restore(tmp_path, 1, runs.state_parts(larger))
+    for path in (tmp_path / "checkpoints" / "1" / "model").rglob("*"):
+        if path.is_file() and path.stat().st_size > 10_000:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"checkpoints/1: cannot read this checkpoint"):
+        bridge_ebm.load_model(tmp_path)
+
+
+def test_load_model_says_what_is_missing(tmp_path):
+    with pytest.raises(InputError, match="--model=nowhere: neither a shipped model"):
+        bridge_ebm.load_model("nowhere")
+    (tmp_path / "settings.json").write_text(json.dumps({"model": {"network": "paper"}}))
+    with pytest.raises(InputError, match=r"settings\.json: not the settings of a model"):
+        bridge_ebm.load_model(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_is_not_a_model_yet(tiny, images, tmp_path):
+    open_run(tmp_path, tiny, images)
+    with pytest.raises(InputError, match="no checkpoint in .* yet"):
+        bridge_ebm.load_model(tmp_path)

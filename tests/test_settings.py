@@ -1,0 +1,58 @@
+import dataclasses
+import math
+
+import pytest
+
+from bridge_ebm.errors import InputError
+from bridge_ebm.settings import TrainSettings, from_dict
+
+
+def test_defaults_are_the_papers():
+    settings = TrainSettings()
+    assert (settings.step_size, settings.langevin_steps, settings.noise, settings.gradient_clip) == (
+        10,
+        360,
+        0.005,
+        0.03,
+    )
+    assert (settings.alpha, settings.learning_rate, settings.batch_size, settings.buffer_size) == (0.2, 1e-4, 128, 8192)
+    assert (settings.epochs, settings.restart, settings.sample_steps) == (50, 0.05, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("alpha", -1.0),
+        ("alpha", math.nan),
+        ("learning_rate", math.inf),
+        ("langevin_steps", 0),
+        ("restart", 1.5),
+        ("height", 3),
+        ("batch_size", -128),
+        ("seed", -1),
+        ("network", "nope"),
+        ("precision", "float16"),
+        ("epochs", 1.5),
+        ("epochs", True),
+    ],
+)
+def test_a_setting_out_of_range_names_its_flag_in_one_line(name, value):
+    with pytest.raises(InputError, match=f"^--{name}=") as caught:
+        TrainSettings(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_buffer_smaller_than_a_batch_is_refused():
+    with pytest.raises(InputError, match="--buffer_size=64: .* at least --batch_size=128"):
+        TrainSettings(buffer_size=64)
+
+
+def test_settings_survive_json_and_foreign_ones_are_refused():
+    settings = TrainSettings(alpha=0.3, height=64)
+    assert from_dict(dataclasses.asdict(settings), "x.json") == settings
+    with pytest.raises(InputError, match=r"x\.json: not the settings .*surprise"):
+        from_dict({**dataclasses.asdict(settings), "surprise": 1}, "x.json")
+    with pytest.raises(InputError, match=r"x\.json: --alpha=-1"):
+        from_dict({**dataclasses.asdict(settings), "alpha": -1}, "x.json")
+    with pytest.raises(InputError, match="not an object"):
+        from_dict([], "x.json")
