@@ -3,23 +3,42 @@
     model = bridge_ebm.load_model(DIR)
     images = bridge_ebm.sample(key, model.start(key, 8), model.energy(), model.settings.langevin)
 
-The modules read in this order: energy, langevin, replay, objectives, train, checkpoint.
+The core reads in this order: energy, langevin, replay, objectives, train, checkpoint.
 """
 
 import jax
+from jax.tree_util import Partial
 
 from bridge_ebm import bridges, data, energy, langevin, models, objectives, replay
 from bridge_ebm.errors import InputError
-from bridge_ebm.langevin import LangevinSettings
+from bridge_ebm.langevin import EnergyFn, LangevinSettings, Trajectory
 from bridge_ebm.models import Model, list_models, load_model
 
-sample = jax.jit(langevin.sample, static_argnames="settings")
-trajectory = jax.jit(langevin.trajectory, static_argnames=("settings", "frames"))
+_sample = jax.jit(langevin.sample, static_argnames="settings")
+_trajectory = jax.jit(langevin.trajectory, static_argnames=("settings", "frames"))
+
+
+def sample(key: jax.Array, images: jax.Array, energy_fn: EnergyFn, settings: LangevinSettings) -> jax.Array:
+    """`langevin.sample`, compiled. An energy that is a `Partial` (a model's is) compiles once for all its weights."""
+    return _sample(key, images, _as_pytree(energy_fn), settings)
+
+
+def trajectory(
+    key: jax.Array, images: jax.Array, energy_fn: EnergyFn, settings: LangevinSettings, frames: tuple[int, ...]
+) -> Trajectory:
+    """`langevin.trajectory`, compiled, for the same energies as `sample`."""
+    return _trajectory(key, images, _as_pytree(energy_fn), settings, frames)
+
+
+def _as_pytree(energy_fn: EnergyFn) -> EnergyFn:
+    return energy_fn if isinstance(energy_fn, Partial) else Partial(energy_fn)
+
 
 __all__ = [
     "InputError",
     "LangevinSettings",
     "Model",
+    "Trajectory",
     "bridges",
     "data",
     "energy",

@@ -90,18 +90,31 @@ conv_kernel.defvjp(
 )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
-    """The matrix product of a [M, K] and b [K, N] with float32 result, whose derivatives are such products again."""
+# Which axes of a and b a product sums over: a b, a b^T and a^T b. Passing a transpose instead of naming the axis makes
+# XLA's CPU code leave the fast bfloat16 path (half the speed, see BUILD_NOTES.md).
+_AXES = {"ab": (1, 0), "abT": (1, 1), "aTb": (0, 0)}
+Form = Literal["ab", "abT", "aTb"]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def product(a: jax.Array, b: jax.Array, form: Form, precision: Precision) -> jax.Array:
+    """The matrix product a b, a b^T or a^T b of two matrices, float32; its derivatives are such products again."""
     if precision == "bfloat16":
         a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    in_a, in_b = _AXES[form]
+    return lax.dot_general(a, b, (((in_a,), (in_b,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-product.defvjp(
-    lambda a, b, precision: (product(a, b, precision), (a, b)),
-    lambda precision, saved, g: (product(g, saved[1].T, precision), product(saved[0].T, g, precision)),
-)
+def _product_derivatives(form: Form, precision: Precision, saved: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b = saved
+    if form == "ab":
+        return product(g, b, "abT", precision), product(a, g, "aTb", precision)
+    if form == "abT":
+        return product(g, b, "ab", precision), product(g, a, "aTb", precision)
+    return product(b, g, "abT", precision), product(a, g, "ab", precision)
+
+
+product.defvjp(lambda a, b, form, precision: (product(a, b, form, precision), (a, b)), _product_derivatives)
 
 
 def conv_general_dilated(precision: Precision) -> Any:
@@ -124,7 +137,7 @@ def dot_general(precision: Precision) -> Any:
     """`product` with the signature that `flax.linen.Dense(dot_general=...)` calls, for inputs [M, K]."""
 
     def dot(a, b, dimension_numbers, **_):
-        return product(a, b, precision)
+        return product(a, b, "ab", precision)
 
     return dot
 
@@ -141,22 +154,24 @@ def _library_conv_rounded(x: jax.Array, w: jax.Array, stride: int, precision: Pr
 
 
 def _patch_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
-    patches = _cut_patches(x.astype(jnp.bfloat16), len(w), stride)
-    flat = product(patches.reshape(-1, patches.shape[-1]), w.reshape(-1, w.shape[-1]), "bfloat16")
+    patches = _rounded_patches(x, len(w), stride)
+    columns_first = w.swapaxes(0, 1).reshape(-1, w.shape[-1])
+    flat = product(patches.reshape(-1, patches.shape[-1]), columns_first, "ab", "bfloat16")
     return flat.reshape(*patches.shape[:3], -1)
 
 
 def _patch_conv_input(
     g: jax.Array, w: jax.Array, size: tuple[int, int], stride: int, precision: Precision
 ) -> jax.Array:
-    patches = product(g.reshape(-1, g.shape[-1]), w.reshape(-1, w.shape[-1]).T, precision)
+    patches = product(g.reshape(-1, g.shape[-1]), w.reshape(-1, w.shape[-1]), "abT", precision)
     return _add_patches(patches.reshape(*g.shape[:3], *w.shape[:3]), size, stride)
 
 
 def _patch_conv_kernel(x: jax.Array, g: jax.Array, kernel_size: int, stride: int, precision: Precision) -> jax.Array:
-    patches = _cut_patches(x.astype(jnp.bfloat16) if precision == "bfloat16" else x, kernel_size, stride)
-    flat = product(patches.reshape(-1, patches.shape[-1]).T, g.reshape(-1, g.shape[-1]), precision)
-    return flat.reshape(kernel_size, kernel_size, x.shape[-1], g.shape[-1])
+    cut = _rounded_patches if precision == "bfloat16" else _cut_patches
+    patches = cut(x, kernel_size, stride)
+    flat = product(patches.reshape(-1, patches.shape[-1]), g.reshape(-1, g.shape[-1]), "aTb", precision)
+    return flat.reshape(kernel_size, kernel_size, x.shape[-1], g.shape[-1]).swapaxes(0, 1)
 
 
 def _padding(length: int, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -166,20 +181,32 @@ def _padding(length: int, kernel_size: int, stride: int) -> tuple[int, int]:
 
 
 def _cut_patches(x: jax.Array, k: int, stride: int) -> jax.Array:
-    """Under every output pixel the k x k patch it sees: [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), k k C]."""
-    height, width = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
-    pads = [(0, 0), _padding(x.shape[1], k, stride), _padding(x.shape[2], k, stride), (0, 0)]
+    """Under every output pixel the k x k patch it sees, columns first: [B, H, W, C] -> [B, h, w, k k C].
+
+    Cut along the rows and then along the columns: 2 k slices of longer runs instead of k^2.
+    """
+    return _cut_axis(_cut_axis(x, 1, k, stride), 2, k, stride)
+
+
+def _cut_axis(x: jax.Array, axis: int, k: int, stride: int) -> jax.Array:
+    """Cut `axis` of x [B, H, W, C] into overlapping pieces of k, which go beside the channels."""
+    count = -(-x.shape[axis] // stride)
+    pads = [(0, 0)] * 4
+    pads[axis] = _padding(x.shape[axis], k, stride)
     padded = jnp.pad(x, pads)
+    taps = [lax.slice_in_dim(padded, t, t + stride * (count - 1) + 1, stride, axis) for t in range(k)]
+    return jnp.concatenate(taps, axis=-1)
 
-    def tap(p: int, q: int) -> jax.Array:
-        stop = (len(x), p + stride * (height - 1) + 1, q + stride * (width - 1) + 1, x.shape[3])
-        return lax.slice(padded, (0, p, q, 0), stop, (1, stride, stride, 1))
 
-    return jnp.concatenate([tap(p, q) for p in range(k) for q in range(k)], axis=-1)
+def _rounded_patches(x: jax.Array, k: int, stride: int) -> jax.Array:
+    """`_cut_patches` in bfloat16. XLA's CPU code copies bfloat16 by way of float32, so it is shown integers instead:
+    twice as fast a Langevin step on jax 0.10."""
+    bits = lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+    return lax.bitcast_convert_type(_cut_patches(bits, k, stride), jnp.bfloat16)
 
 
 def _add_patches(patches: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
-    """The transpose of `_cut_patches`: add patches [B, h, w, k, k, C] up into images [B, *size, C].
+    """The transpose of cutting patches: add patches [B, h, w, k, k, C], rows first, up into images [B, *size, C].
 
     Pixels are gathered by their phase (position modulo the stride): all pixels of one phase see the same taps, so
     each phase is a sum of shifted slices, and the phases are interleaved at the end.

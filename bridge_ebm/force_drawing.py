@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from bridge_ebm import skeleton
+from bridge_ebm import ink
 from bridge_ebm.structure import Analysis
 
 TENSION, COMPRESSION, IDLE = "#1f5fd0", "#d03a1f", "#9a9a9a"
@@ -20,11 +20,11 @@ def draw(image: np.ndarray, analysis: Analysis, axes: Axes | None = None) -> Fig
     Triangles are supports, crosses ends in the air, the thin green line is the deck after loading, its sag drawn 6
     pixels large. Returns a new Figure, or draws into `axes` and returns None. Raises `InputError` on a bad picture.
     """
-    grey, _ = skeleton.canvas(image)
+    grey, _ = ink.canvas(image)
     figure = None
     if axes is None:
         figure = Figure(figsize=(12, 3.6), layout="constrained")
-        axes = figure.subplots()
+        axes = figure.add_subplot()
     axes.imshow(1 - 0.35 * grey, cmap="gray", vmin=0, vmax=1)
     _draw_forces(axes, analysis)
     _draw_deflection(axes, analysis)
@@ -34,7 +34,7 @@ def draw(image: np.ndarray, analysis: Analysis, axes: Axes | None = None) -> Fig
         for end in (0, 1):
             if member.ends[end] == "free" and member.kind != "tower":
                 axes.plot(*member.at[end], "x", color=COMPRESSION, markersize=9)
-    axes.set(xlim=(-0.5, skeleton.WIDTH - 0.5), ylim=(skeleton.HEIGHT - 0.5, -0.5), xticks=[], yticks=[])
+    axes.set(xlim=(-0.5, ink.WIDTH - 0.5), ylim=(ink.HEIGHT - 0.5, -0.5), xticks=[], yticks=[])
     axes.set_title(f"{analysis.verdict}: {'; '.join(analysis.reasons)}", fontsize=9, loc="left", wrap=True)
     return figure
 
@@ -50,7 +50,9 @@ def _draw_forces(axes: Axes, analysis: Analysis) -> None:
 
 
 def _draw_deflection(axes: Axes, analysis: Analysis) -> None:
-    pieces = [(np.array([f.start, f.end]), np.array([f.moved_start, f.moved_end])) for f in analysis.forces if not f.idle]
+    pieces = [
+        (np.array([f.start, f.end]), np.array([f.moved_start, f.moved_end])) for f in analysis.forces if not f.idle
+    ]
     if not pieces:
         return
     sag = max(float(np.abs(after - before).max()) for before, after in pieces)

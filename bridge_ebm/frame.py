@@ -1,9 +1,8 @@
 """Plane frames: Euler-Bernoulli beams, hinged bars and tension-only bars, on sparse matrices.
 
-First-order statics, with one addition: a bar that is taut resists being moved sideways by its tension (the geometric
-stiffness N / L), so that a cable which sags a little between its hangers is no mechanism, and one that is slack is.
-Which tension bars are taut, and how taut, is iterated. A frame that can move without any member resisting is never
-solved: the solution names the nodes that move. Units: m, N; x to the right, y up.
+First-order statics, with one addition: ties may have a pull from their own weight that resists being moved sideways
+(the geometric stiffness N / L). Which ties are taut is iterated. A frame that can move without any member resisting
+is never solved: the solution names the nodes that move. Units: m, N; x to the right, y up.
 
 Source: any text on matrix structural analysis, for instance McGuire, Gallagher and Ziemian, Matrix Structural
 Analysis, 2nd edition, chapters 4 (elements), 5 (distributed loads), 9 (geometric stiffness) and 13 (releases).
@@ -17,8 +16,7 @@ from scipy.sparse.linalg import splu
 
 BEAM, BAR, TIE = 0, 1, 2  # bends; hinged at both ends; hinged and slack under compression
 _LOOSE = 1e-11  # a pivot this small, of a matrix scaled to a unit diagonal, is no stiffness
-_SLACK = 1e-5  # of its stiffness is left to a slack tie, so that a joint of slack ties stays where it is
-_ROUNDS = 12
+_ROUNDS = 15
 
 Array = np.ndarray
 
@@ -72,31 +70,70 @@ class _Shape(NamedTuple):
     fixed: Array  # [M, 6] end forces of the line load on held ends, local
 
 
-def solve(frame: Frame, slack_stiffness: float = 0.0) -> Solution:
+def solve(frame: Frame, prestress: Array | float = 0.0) -> Solution:
     """Solve `frame`; ties that would be pressed go slack, those that would be stretched come back.
 
-    `slack_stiffness` (N) is the tension that ties are taken to have in the first round, before any force is known, and
-    a fiftieth of it the least that a taut tie has later; slack ties then keep 1e-5 of their stiffness, which holds
-    up joints between them. With 0 there is none of this, and joints of slack ties are mechanisms where loaded. Raises ValueError on members without length.
+    `prestress` (N, one value or [M]) is the pull that ties are taken to have from dead weight; it resists being moved
+    sideways, which holds up joints that only slack ties meet. With 0 such joints are mechanisms.
+
+    The strain energy is convex in the displacements, so Newton's method on it, with an exact search along each step,
+    settles which ties are slack whatever it starts from. Raises ValueError on members without length.
     """
     shape = _shape(frame)
     tie = frame.kind == TIE
-    taut = np.ones(len(tie), bool)
-    pull = np.where(tie, slack_stiffness, 0.0)
-    soft = _SLACK if slack_stiffness > 0 else 0.0
+    pull = np.where(tie, prestress, 0.0)
+    load = _load(frame, shape)
+    taut, moved, settled = np.ones(len(tie), bool), np.zeros((len(frame.nodes), 3)), False
+    force = np.zeros((len(tie), 6))
     for turn in range(_ROUNDS):
-        moved, loose = _displacements(frame, shape, np.where(taut, 1.0, soft), pull)
+        target, loose = _displacements(frame, shape, taut, pull, load)
         if loose:
             return _standing_still(frame, taut, loose)
+        share = 1.0 if turn == 0 else _best_share(shape, tie, pull, load, moved, target - moved)
+        moved = moved + share * (target - moved)
         force = _end_forces(shape, moved)
-        axial = force[:, 3]
-        rest = np.abs(axial).max(initial=1.0) * 1e-7
-        now = ~tie | (axial > -rest)
-        before, pull = pull, np.where(tie & now, np.maximum(axial, 0.02 * slack_stiffness), 0.0)
-        if (now == taut).all() and (turn == _ROUNDS - 1 or np.abs(before - pull).max() <= 0.02 * pull.max(initial=0)):
+        now = ~tie | (force[:, 3] > 0)
+        settled = share == 1.0 and bool((now == taut).all())
+        taut = now
+        if settled:
             break
-        taut = now if turn < _ROUNDS // 2 else taut & now  # late on, only let go: no endless exchange
-    return _solution(frame, shape, moved, force, taut, bool((now == taut).all()))
+    return _solution(frame, shape, moved, force, taut, settled)
+
+
+def _best_share(shape: _Shape, tie: Array, pull: Array, load: Array, moved: Array, step: Array) -> float:
+    """How much of `step` to take, 0 to 1: where the energy along it is least."""
+    here, way = (np.einsum("mij,mj->mi", shape.turn, u.ravel()[shape.place]) for u in (moved, step))
+    local = _with_pull(shape, np.where(tie, 0.0, 1.0), pull)
+    slope = float(np.einsum("mi,mij,mj->", way, local, here) - step.ravel() @ load)
+    curve = float(np.einsum("mi,mij,mj->", way, local, way))
+    stiff, long, longer = shape.local[tie, 3, 3], (here[:, 3] - here[:, 0])[tie], (way[:, 3] - way[:, 0])[tie]
+
+    def rising(t: float) -> bool:
+        return slope + t * curve + float((stiff * np.maximum(long + t * longer, 0) * longer).sum()) > 0
+
+    if not rising(1 - 1e-9):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if rising(middle) else (middle, high)
+    return high
+
+
+def _load(frame: Frame, shape: _Shape) -> Array:
+    """Forces [3 N] on the nodes."""
+    load = frame.nodal_load.astype(float).ravel()
+    np.subtract.at(load, shape.place, np.einsum("mji,mj->mi", shape.turn, shape.fixed))
+    return load
+
+
+def _with_pull(shape: _Shape, share: Array, pull: Array) -> Array:
+    """Local stiffness [M, 6, 6], `share` of the elastic one and the geometric one of a pull."""
+    local = shape.local * share[:, None, None]
+    for i in (1, 4):
+        for j in (1, 4):
+            local[:, i, j] += (1 if i == j else -1) * pull / shape.length
+    return local
 
 
 def _shape(frame: Frame) -> _Shape:
@@ -140,20 +177,15 @@ def _release(local: Array, fixed: Array, free: Array, dof: int) -> None:
         local[m, dof] = local[m, :, dof] = 0
 
 
-def _displacements(frame: Frame, shape: _Shape, share: Array, pull: Array) -> tuple[Array, tuple[int, ...]]:
+def _displacements(frame: Frame, shape: _Shape, taut: Array, pull: Array, load: Array) -> tuple[Array, tuple[int, ...]]:
     """Displacements [N, 3], and the nodes that are free to move, if any."""
-    local = shape.local * share[:, None, None]
-    taut = share > 0
-    for i in (1, 4):
-        for j in (1, 4):
-            local[:, i, j] += (1 if i == j else -1) * pull / shape.length
-    stiff = np.swapaxes(shape.turn, 1, 2)[taut] @ local[taut] @ shape.turn[taut]
+    acts = taut | (pull > 0)
+    local = _with_pull(shape, np.where(taut, 1.0, 0.0), pull)
+    stiff = np.swapaxes(shape.turn, 1, 2)[acts] @ local[acts] @ shape.turn[acts]
     size = 3 * len(frame.nodes)
-    place = shape.place[taut]
+    place = shape.place[acts]
     rows, columns = np.repeat(place, 6, 1).ravel(), np.tile(place, (1, 6)).ravel()
     matrix = csc_matrix((stiff.ravel(), (rows, columns)), (size, size))
-    load = frame.nodal_load.astype(float).ravel()
-    np.subtract.at(load, shape.place, np.einsum("mji,mj->mi", shape.turn, shape.fixed))
     diagonal = matrix.diagonal()
     tip = diagonal.max(initial=0) * 1e-14
     # Hinged nodes have no rotation; a node with slack ties only carries nothing. Neither is part of the frame.

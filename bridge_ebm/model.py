@@ -6,10 +6,11 @@ import numpy as np
 
 from bridge_ebm import frame
 from bridge_ebm.frame import BEAM, TIE, Frame, Solution
+from bridge_ebm.ink import METRES, Deck
 from bridge_ebm.recognise import PULL_ONLY, Member
-from bridge_ebm.skeleton import METRES, Deck
 
 LOAD = 100e3  # N per metre of deck, its own weight and traffic
+_DEAD = 0.6  # of the full load is dead weight
 _E = 200e9
 # Nominal sections, area m^2 and second moment m^4: what such members have in steel, not what the line is thick.
 _SECTIONS = {
@@ -27,7 +28,7 @@ _SECTIONS = {
 GIRDER = _E * _SECTIONS["deck"][1]  # EI of the deck, N m^2
 ABUTMENT = 51  # canvas pixels from the left or right edge: a deck that ends there rests on the bank
 _STEP = 13.0  # pixels between nodes of bending members
-_CLOSE = 2.6  # pixels: joints closer than this along a member are one
+_CLOSE = 5.0  # pixels: joints closer than this along a member are one
 _LIMP = 25.0  # degrees off straight that two ties alone straighten out
 _SLANT = 15.0  # degrees by which a drawn tie may miss the direction that its neighbours can balance
 _IDLE = 40e3  # N: a tenth of what one hanger every 4 m would carry
@@ -125,15 +126,25 @@ def build(members: list[Member], deck: Deck) -> Model:
     used, numbered = np.unique(np.array(ends), return_inverse=True)
     nodes = np.array([joints.place[j][1] for j in used])
     number = {int(j): n for n, j in enumerate(used)}
-    feet = [number[joints.find(along[k][0 if e == 0 else -1][1])] for k, m in enumerate(members)
-            for e in (0, 1) if m.ends[e] == "ground" and joints.find(along[k][0 if e == 0 else -1][1]) in number]
+    feet = [
+        number[joints.find(along[k][0 if e == 0 else -1][1])]
+        for k, m in enumerate(members)
+        for e in (0, 1)
+        if m.ends[e] == "ground" and joints.find(along[k][0 if e == 0 else -1][1]) in number
+    ]
     sides = [number[joints.find(along[-1][i][1])] for i in (0, -1)]
     links_ = numbered.reshape(-1, 2)
     keep = np.hypot(*(nodes[links_[:, 0]] - nodes[links_[:, 1]]).T) > 0.05
     owners, links_ = np.array(owner)[keep], links_[keep]
     on_deck = np.unique(links_[owners == -1])
-    model = Model(nodes, links_, owners, np.ones(len(links_), bool), _frame(nodes, links_, owners, members, [], []),
-                  tuple(on_deck[nodes[on_deck, 0].argsort()].tolist()))
+    model = Model(
+        nodes,
+        links_,
+        owners,
+        np.ones(len(links_), bool),
+        _frame(nodes, links_, owners, members, [], []),
+        tuple(on_deck[nodes[on_deck, 0].argsort()].tolist()),
+    )
     live = _can_pull(model)
     rests = [n for n, x in zip(sides, (deck.left, deck.right), strict=True) if not ABUTMENT < x < 511 - ABUTMENT]
     return model._replace(live=live, frame=_frame(nodes, links_[live], owners[live], members, feet, rests))
@@ -172,7 +183,7 @@ def _can_pull(model: Model) -> Array:
     """Which elements can carry anything at all, bool [M].
 
     Where only ties meet, a tie can be taut only if the others there can pull against it. A tie without such partners
-    is slack whatever the load, and its slackness may undo the next: a main cable that is cut goes slack from end to end.
+    is slack whatever the load, and its slackness may undo the next: a cut main cable goes slack from end to end.
     """
     frame_ = model.frame
     live = np.ones(len(model.ends), bool)
@@ -192,6 +203,8 @@ def _can_pull(model: Model) -> Array:
             off = frame_.nodes[b if a == node else a] - frame_.nodes[node]
             way[m] = float(np.degrees(np.arctan2(off[1], off[0])))
         for m in there:
+            if any(model.owner[o] == model.owner[m] for o in there if o != m):
+                continue  # one cable that runs through: whatever its drawn kink, it pulls against itself
             if not _balanced(way[m], [way[o] for o in there if o != m]):
                 live[m] = False
                 todo += [int(n) for n in model.ends[m] if int(n) in hinged]
@@ -211,9 +224,19 @@ def _balanced(angle: float, others: list[float]) -> bool:
     return bool(left and right) and min(right) - max(left) < 180
 
 
-def solve(model: Model) -> Solution:
-    """The frame under its deck load. Ties start with the pull that a hanger every 5 m would have."""
-    return frame.solve(model.frame, slack_stiffness=5 * LOAD)
+def solve(model: Model, members: list[Member]) -> Solution:
+    """The frame under its deck load. Ties are taut from dead weight already.
+
+    A cable of chord L that sags f was hung under the deck's weight and pulls w L^2 / 8 f; that is what holds it in
+    shape where a hanger is slack. Stays and hangers have the weight of 5 m of deck.
+    """
+    pull = np.full(len(model.frame.ends), 5 * LOAD)
+    for n, k in enumerate(model.owner[model.live]):
+        if k >= 0 and members[k].kind == "cable":
+            chord = float(np.hypot(*(members[k].points[-1] - members[k].points[0]))) * METRES
+            sag = max(abs(members[k].bow) * METRES, chord / 25)
+            pull[n] = _DEAD * LOAD * chord**2 / (8 * sag)
+    return frame.solve(model.frame, prestress=pull)
 
 
 def girder_alone(model: Model, members: list[Member]) -> Solution:
@@ -221,8 +244,16 @@ def girder_alone(model: Model, members: list[Member]) -> Solution:
     kept = [k < 0 or members[k].kind in ("pier", "leg", "tower") for k in model.owner[model.live]]
     f = model.frame
     chosen = np.array(kept)
-    return frame.solve(f._replace(ends=f.ends[chosen], kind=f.kind[chosen], stretch=f.stretch[chosen],
-                                  bend=f.bend[chosen], line_load=f.line_load[chosen], pinned=f.pinned[chosen]))
+    return frame.solve(
+        f._replace(
+            ends=f.ends[chosen],
+            kind=f.kind[chosen],
+            stretch=f.stretch[chosen],
+            bend=f.bend[chosen],
+            line_load=f.line_load[chosen],
+            pinned=f.pinned[chosen],
+        )
+    )
 
 
 def pulls(model: Model, solution: Solution) -> Array:

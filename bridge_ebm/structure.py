@@ -9,52 +9,41 @@ stay that ends in the air and a hanger from nothing carry nothing, and what they
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
+from bridge_ebm import ink as inking
 from bridge_ebm import model as modelling
 from bridge_ebm import recognise, skeleton
-from bridge_ebm.frame import Solution
-from bridge_ebm.model import Model
+from bridge_ebm.attach import length
+from bridge_ebm.ink import METRES, Ink
+from bridge_ebm.measures import (
+    Case,
+    Force,
+    Support,
+    find_supports,
+    floating_pieces,
+    least_relief,
+    mirror_share,
+    pieces,
+    stiffness_gain,
+)
 from bridge_ebm.recognise import Member
-from bridge_ebm.skeleton import METRES, Deck, Ink
+from bridge_ebm.rejoin import rejoined
 
+_MOST_STROKES = 140  # the densest fan of stays has some 90 lines, most of them scraps
 _GAP = 6  # pixels: a longer break in the deck is a broken deck
 _COVER = 0.97
 _SPACING = 200.0  # metres between supports on the ground; the widest main span of the eight types is 188 m
-_GIRDER = 160.0  # metres that the deck spans alone at most: the beams of the data set reach 150 m
-_RELIEF = 0.4  # share of its bending that the structure over or under a longer span must take off the deck
+_RELIEF = 0.25  # share of its bending that the structure over or under a longer span must take off the deck
 _GAIN = 1.5  # decades by which the supports must stiffen the bare deck
 _SHARE = 0.60  # of the drawn length must carry load
-_FLOATING = 12  # pixels of ink
 _STUMP = 8.0  # pixels: shorter loose ends are blemishes of the picture
+_BOW = 0.04  # share of its length: a cable or arch this curved must carry something along it
+_BESIDE = 10.0  # pixels: the other end of a cable or stay lies at least this far from the tower
+_TOWER_BENDING = 80e6  # N m: a steel box 3 m square of 30 mm plates at 220 MPa
 _IDLE_PART = 0.6  # of a member's length: more and the member as a whole carries nothing
 _IDLE_SHARE = 0.3  # of all length: a full load leaves some diagonals slack, not more
 
 Array = np.ndarray
-
-
-class Force(NamedTuple):
-    """One straight piece of the frame: where it is in canvas pixels, unloaded and loaded, and its axial force in N.
-
-    Tension is positive; `idle` pieces carry next to nothing.
-    """
-
-    start: tuple[float, float]
-    end: tuple[float, float]
-    moved_start: tuple[float, float]
-    moved_end: tuple[float, float]
-    axial: float
-    idle: bool
-    kind: str
-
-
-class Support(NamedTuple):
-    """Where the bridge stands: "ground" or "abutment", canvas pixels, and metres from the middle of the canvas."""
-
-    kind: str
-    x: float
-    y: float
-    metres: float
 
 
 class Analysis(NamedTuple):
@@ -66,7 +55,7 @@ class Analysis(NamedTuple):
     the span where they take least, among those longer than a girder spans alone (1: there is none). `spacing`: of
     neighbouring supports. `floating`: pieces joined to nothing; `dangling`: members with an end in the air; `gaps`:
     blanks that were bridged; `idle_share`: of the length, in members that carry nothing. `symmetry`: share of the ink
-    that mirrors onto itself. `noise`: grey level of the ground. `confidence`: mean over the members by length.
+    that mirrors onto itself. `noise`: of the ground, as a share of white. `confidence`: mean over the members by length.
     """
 
     verdict: str
@@ -89,68 +78,59 @@ class Analysis(NamedTuple):
     forces: tuple[Force, ...] = ()
 
 
-class _Case(NamedTuple):
-    """All that was computed for one picture."""
-
-    ink: Ink
-    deck: Deck
-    members: list[Member]
-    model: Model
-    solution: Solution
-    alone: Solution
-
-
 def analyse(image: Array) -> Analysis:
     """Judge one picture, bright lines on black: uint8, or floats in [-1, 1] or [0, 1], [H, W] or [H, W, 1].
 
     Any size from 8 x 8; it is read as 300 m of deck on 475 of 512 columns, whatever its shape. Raises `InputError`
     (a ValueError) on anything else. Pictures that cannot be a bridge are verdict C, never an error.
     """
-    grey, enlarged = skeleton.canvas(image)
-    ink = skeleton.find_ink(grey, enlarged)
+    grey, enlarged = inking.canvas(image)
+    ink = inking.find_ink(grey, enlarged)
     if not ink.mask.any():
         return _refused(ink, "the picture is empty")
-    lines = skeleton.find_skeleton(ink.mask)
-    fault = skeleton.trouble(ink, lines)
+    lines = inking.find_skeleton(ink.mask)
+    fault = inking.trouble(ink, lines)
     if fault:
         return _refused(ink, f"no bridge: {fault}")
-    deck = skeleton.find_deck(ink.mask)
+    deck = inking.find_deck(ink.mask)
     if deck is None:
         return _refused(ink, "no deck: nothing level runs across the middle of the picture")
-    uprights = skeleton.find_uprights(ink.mask, deck)
+    uprights = inking.find_uprights(ink.mask, deck)
     strokes = skeleton.find_strokes(ink.mask, lines, deck, uprights)
-    members = recognise.recognise(strokes, uprights, ink, deck)
+    if strokes is None or len(strokes) > _MOST_STROKES:
+        return _refused(ink, "no bridge: the lines cross and fork too often")
+    members = recognise.recognise(rejoined(strokes, ink.mask), uprights, ink, deck)
     model = modelling.build(members, deck)
-    solution = modelling.solve(model)
+    solution = modelling.solve(model, members)
     alone = modelling.girder_alone(model, members) if not solution.mechanism else solution
-    return _judged(_Case(ink, deck, members, model, solution, alone))
+    return _judged(Case(ink, deck, members, model, solution, alone))
 
 
 def _refused(ink: Ink, reason: str) -> Analysis:
-    return Analysis("C", (reason,), symmetry=_symmetry(ink.mask), noise=ink.noise)
+    return Analysis("C", (reason,), symmetry=mirror_share(ink.mask), noise=ink.noise)
 
 
-def _judged(case: _Case) -> Analysis:
+def _judged(case: Case) -> Analysis:
     """Verdict and figures of a picture with a deck."""
     model, solution, deck = case.model, case.solution, case.deck
     force = modelling.pulls(model, solution)
     idle = modelling.idle(model, force)
     size = np.hypot(*(model.nodes[model.ends[:, 0]] - model.nodes[model.ends[:, 1]]).T) * METRES
     loose = _loose(case)
-    floating, adrift = _floating(case)
+    floating, adrift = floating_pieces(case)
     total = float(size.sum()) + adrift * METRES
-    supports = _supports(case)
+    supports = find_supports(case)
     spacing = tuple(float(s) for s in np.diff([s.metres for s in supports]))
     energy = float(solution.stretched.sum()), float(solution.bent.sum())
-    weight = np.array([recognise.length(m.points) for m in case.members])
+    weight = np.array([length(m.points) for m in case.members])
     stands = not solution.mechanism
     sag = float(-solution.moved[list(model.deck_nodes), 1].min()) if stands else 0.0
     figures = Analysis(
         verdict="A",
         reasons=(),
-        gain=_gain(sag, deck) if stands else 0.0,
+        gain=stiffness_gain(sag, deck) if stands else 0.0,
         axial_share=energy[0] / sum(energy) if stands else 0.0,
-        relief=_relief(case)[0] if stands else 0.0,
+        relief=least_relief(case)[0] if stands else 0.0,
         deflection=sag,
         supports=supports,
         spacing=spacing,
@@ -159,11 +139,11 @@ def _judged(case: _Case) -> Analysis:
         gaps=sum(m.gaps for m in case.members),
         load_bearing_share=float(size[~idle].sum()) / total if stands else 0.0,
         idle_share=float(size[idle].sum()) / total,
-        symmetry=_symmetry(case.ink.mask),
+        symmetry=mirror_share(case.ink.mask),
         noise=case.ink.noise,
         confidence=float(weight @ [m.confidence for m in case.members] / weight.sum()) if len(weight) else 1.0,
         members=tuple(case.members),
-        forces=_forces(case, force, idle),
+        forces=pieces(case, force, idle),
     )
     fatal = _fatal(case, figures)
     if fatal:
@@ -180,7 +160,7 @@ def _place(pixel: float) -> str:
     return f"{abs(x):.0f} m {'left' if x < 0 else 'right'} of mid-span" if abs(x) >= 1 else "mid-span"
 
 
-def _fatal(case: _Case, of: Analysis) -> list[str]:
+def _fatal(case: Case, of: Analysis) -> list[str]:
     """Why the picture cannot stand, however it is repaired."""
     deck, why = case.deck, []
     if deck.gap > _GAP or deck.cover < _COVER:
@@ -197,10 +177,12 @@ def _fatal(case: _Case, of: Analysis) -> list[str]:
     if case.solution.mechanism:
         x, _ = case.model.nodes[list(case.solution.mechanism)].mean(0)
         return [f"a mechanism: {len(case.solution.mechanism)} joints about {_place(float(x))} move freely"]
-    relief, span, left = _relief(case)
+    relief, span, left = least_relief(case)
     if relief < _RELIEF:
-        why.append(f"the deck spans {span:.0f} m from {_place(left)} and what is drawn there takes only "
-                   f"{max(relief, 0):.0%} of its bending")
+        why.append(
+            f"the deck spans {span:.0f} m from {_place(left)} and what is drawn there takes only "
+            f"{max(relief, 0):.0%} of its bending"
+        )
     if of.gain < _GAIN:
         why.append(f"too soft: the supports stiffen the bare deck by {of.gain:.1f} decades, {_GAIN} are needed")
     if of.load_bearing_share < _SHARE:
@@ -208,7 +190,7 @@ def _fatal(case: _Case, of: Analysis) -> list[str]:
     return why
 
 
-def _repairs(case: _Case, of: Analysis, loose: list[int], idle: Array, size: Array) -> list[str]:
+def _repairs(case: Case, of: Analysis, loose: list[int], idle: Array, size: Array) -> list[str]:
     """What must be mended or removed before the picture stands as drawn."""
     why = []
     if of.floating:
@@ -222,12 +204,36 @@ def _repairs(case: _Case, of: Analysis, loose: list[int], idle: Array, size: Arr
     if of.gaps:
         why.append(f"{of.gaps} gap{'s' * (of.gaps > 1)} in the members, to be closed")
     for k, m in enumerate(case.members):
-        mine = case.model.owner == k
-        if m.kind in ("cable", "arch") and k not in loose and size[idle & mine].sum() > _IDLE_PART * size[mine].sum():
-            x = m.points[len(m.points) // 2, 0]
-            why.append(f"the {m.kind} {_place(float(x))} carries nothing: nothing pulls or presses against it")
+        mine, x = case.model.owner == k, float(m.points[len(m.points) // 2, 0])
+        if m.kind not in ("cable", "arch") or k in loose:
+            continue
+        if size[idle & mine].sum() > _IDLE_PART * size[mine].sum():
+            why.append(f"the {m.kind} {_place(x)} carries nothing: nothing pulls or presses against it")
+        elif abs(m.bow) > _BOW * length(m.points) and not any(k in other.ends for other in case.members):
+            why.append(f"the {m.kind} {_place(x)} is curved, but nothing hangs from it or stands on it")
+    why += _pulled_over(case)
     if not why and of.idle_share > _IDLE_SHARE:
         why.append(f"{of.idle_share:.0%} of what is drawn carries nothing under a full load")
+    return why
+
+
+def _pulled_over(case: Case) -> list[str]:
+    """Towers that cables or stays pull to one side only, harder than they can take by bending."""
+    why = []
+    for k, tower in enumerate(case.members):
+        if tower.kind != "tower":
+            continue
+        sides = set()
+        for m in case.members:
+            if m.kind in ("cable", "stay") and k in m.ends:
+                here = m.at[m.ends.index(k)]
+                away = m.at[1 - m.ends.index(k)]
+                if abs(away[0] - here[0]) > _BESIDE and here[1] < float(tower.points[:, 1].mean()):
+                    sides.add(bool(away[0] > here[0]))
+        bent = np.abs(case.solution.moment[case.model.owner[case.model.live] == k]).max(initial=0.0)
+        if len(sides) == 1 and bent > _TOWER_BENDING:
+            where = _place(float(tower.at[0, 0]))
+            why.append(f"the tower {where} is pulled to one side only, which bends it by {bent / 1e6:.0f} MNm")
     return why
 
 
@@ -236,84 +242,12 @@ def _praise(of: Analysis) -> str:
     return f"stands as drawn on {len(of.supports)} supports, {max(of.spacing):.0f} m at most between them, {how}"
 
 
-def _loose(case: _Case) -> list[int]:
+def _loose(case: Case) -> list[int]:
     """Members with an end in the air, tops of towers apart."""
-    return [k for k, m in enumerate(case.members)
-            if "free" in m.ends and not (m.kind == "tower" and m.ends[1] != "free" and m.ends.count("free") == 1)
-            and recognise.length(m.points) > _STUMP]
-
-
-def _floating(case: _Case) -> tuple[int, float]:
-    """How many pieces of ink are joined to nothing, and how long they are in pixels."""
-    pieces, _ = ndimage.label(case.ink.whole, np.ones((3, 3)))
-    x = np.arange(round(case.deck.left), round(case.deck.right) + 1)
-    on = np.unique(pieces[np.clip(np.rint(case.deck.row + case.deck.slope * x).astype(int), 0, 127), x])
-    count, adrift = 0, 0.0
-    for k, box in enumerate(ndimage.find_objects(pieces), 1):
-        if k not in on and (pieces[box] == k).sum() > _FLOATING:
-            count += 1
-            adrift += max(s.stop - s.start for s in box)
-    return count, adrift
-
-
-def _supports(case: _Case) -> tuple[Support, ...]:
-    deck, found = case.deck, []
-    for x in (deck.left, deck.right):
-        if not modelling.ABUTMENT < x < 511 - modelling.ABUTMENT:
-            found.append(Support("abutment", float(x), float(deck.at(x)), float((x - 255.5) * METRES)))
-    for m in case.members:
-        for end in (0, 1):
-            x, y = (float(v) for v in m.at[end])
-            if m.ends[end] == "ground" and all(abs(x - s.x) > 6 or s.kind != "ground" for s in found):
-                found.append(Support("ground", x, y, (x - 255.5) * METRES))
-    return tuple(sorted(found, key=lambda s: s.x))
-
-
-def _gain(sag: float, deck: Deck) -> float:
-    """Decades between the deflection of the bare deck between its ends, 5 w L^4 / 384 EI, and `sag`."""
-    span = (deck.right - deck.left) * METRES
-    bare = 5 * modelling.LOAD * span**4 / (384 * modelling.GIRDER)
-    return float(np.log10(bare / max(sag, 1e-4)))
-
-
-def _relief(case: _Case) -> tuple[float, float, float]:
-    """The least relief of the deck's bending among the spans longer than a girder manages; that span; where it starts.
-
-    Spans run between the supports that the deck has without any arch, cable or stay.
-    """
-    model, members = case.model, case.members
-    props = {k for k, m in enumerate(members) if m.kind in ("pier", "leg") and "ground" in m.ends}
-    beam = model.owner[model.live] == -1
-    alone_owner = np.array([k for k in model.owner[model.live] if k < 0 or members[k].kind in ("pier", "leg", "tower")])
-    x = model.nodes[model.ends[model.live][beam]].mean(1)[:, 0]
-    with_, without = (np.abs(m).max(1) for m in (case.solution.moment[beam], case.alone.moment[alone_owner == -1]))
-    at = {int(n) for k in props for n in model.ends[model.owner == k].ravel()}
-    stops = sorted({float(model.nodes[n, 0]) for n in at & set(model.deck_nodes)} | {case.deck.left, case.deck.right})
-    worst = (1.0, 0.0, 0.0)
-    for a, b in zip(stops, stops[1:], strict=False):
-        inside = (x > a + 0.15 * (b - a)) & (x < b - 0.15 * (b - a))
-        if (b - a) * METRES > _GIRDER and inside.any():
-            worst = min(worst, (1 - float(with_[inside].max() / max(without[inside].max(), 1.0)), (b - a) * METRES, a))
-    return worst
-
-
-def _symmetry(mask: Array) -> float:
-    """Share of the ink that mirrors onto ink within a pixel, about the best upright axis near the middle."""
-    wide = ndimage.maximum_filter(mask, 3)
-    shares = [0.0]
-    for shift in range(-4, 5):
-        mirrored = np.roll(mask[:, ::-1], shift, 1)
-        shares.append(float((mirrored & wide).sum() / max(mask.sum(), 1)))
-    return max(shares)
-
-
-def _forces(case: _Case, force: Array, idle: Array) -> tuple[Force, ...]:
-    model = case.model
-    nodes = model.nodes
-    moved = nodes + case.solution.moved[:, :2] * (1, -1) / METRES
-    kinds = ["deck" if k < 0 else case.members[k].kind for k in model.owner]
-    return tuple(
-        Force((float(nodes[a][0]), float(nodes[a][1])), (float(nodes[b][0]), float(nodes[b][1])),
-              (float(moved[a][0]), float(moved[a][1])), (float(moved[b][0]), float(moved[b][1])), float(n), bool(rests), kind)
-        for (a, b), n, rests, kind in zip(model.ends, force, idle, kinds, strict=True)
-    )
+    return [
+        k
+        for k, m in enumerate(case.members)
+        if "free" in m.ends
+        and not (m.kind == "tower" and m.ends[1] != "free" and m.ends.count("free") == 1)
+        and length(m.points) > _STUMP
+    ]

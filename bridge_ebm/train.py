@@ -76,8 +76,8 @@ def updates_per_epoch(settings: TrainSettings, num_images: int) -> int:
     """Whole batches in one pass over the data (75 for the paper's 9600 images); an `InputError` if there is not one."""
     if num_images < settings.batch_size:
         raise InputError(
-            f"--batch_size={settings.batch_size}: the training part of --data={settings.data} has only {num_images} pictures; "
-            f"use --batch_size={num_images} or smaller"
+            f"--batch_size={settings.batch_size}: the training part of --data={settings.data} has only "
+            f"{num_images} pictures; use --batch_size={num_images} or smaller"
         )
     return num_images // settings.batch_size
 

@@ -2,7 +2,7 @@
 
     python experiments/benchmark.py --out=runs/benchmark
 
-takes about DURATION minutes on 2 cores with all peers (pip install ".[bench]": TensorFlow and PyTorch; a peer whose
+takes about a quarter of an hour on 2 cores with all peers (pip install ".[bench]": TensorFlow and PyTorch; a peer whose
 package is missing is left out). All run the same weights and the same chain, which is checked before anything is timed,
 and take turns, so that a change of the machine's mood meets them all. Use a machine that does nothing else.
 
@@ -112,7 +112,8 @@ def run(plan: Plan, names: list[str]) -> dict[str, Any]:
 
 def make_variables(height: int, width: int) -> dict[str, Any]:
     """The weights that all contenders share."""
-    return energy.init_variables(energy.PaperEnergy(), jax.random.key(0), height, width)
+    init = jax.jit(energy.init_variables, static_argnums=(0, 2, 3))
+    return init(energy.PaperEnergy(), jax.random.key(0), height, width)
 
 
 def make_peers(variables: dict[str, Any], plan: Plan, names: list[str]) -> list[Peer]:

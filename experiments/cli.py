@@ -86,6 +86,6 @@ def model_or_default(asked: str | None) -> str:
     if not list_models():
         raise InputError(
             "--model: no model is shipped yet; train one (python experiments/train.py "
-            "--flagfile=experiments/flags/quickstart.cfg --workdir=runs/quickstart) and name it: --model=runs/quickstart"
+            "--flagfile=experiments/flags/quickstart.cfg --workdir=runs/quickstart) and add --model=runs/quickstart"
         )
     return list_models()[0]

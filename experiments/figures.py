@@ -2,7 +2,7 @@
 
     python experiments/figures.py --out=runs/figures --model=runs/quickstart
 
-takes about two minutes on 2 cores and writes, into the folder:
+takes about a minute on 2 cores and writes, into the folder:
 
 fig1.png   the Boltzmann law of a column of air, by our Langevin sampler beside the closed form
 fig2.png   the energy of the model over a plane through three bridges, with chains on it

@@ -31,6 +31,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the starts and of the noise.", l
 
 
 def main() -> None:
+    """Run the chains once and write their frames."""
     frames = read_frames(FRAMES.value, STEPS.value)
     model = bridge_ebm.load_model(cli.model_or_default(MODEL.value))
     out = cli.output_folder(OUT.value)
@@ -52,9 +53,8 @@ def main() -> None:
         "chain_energies": finite_or_none(result.energies.T),
     }
     write_atomically(out / "trajectory.json", json.dumps(record) + "\n")
-    print(
-        f"done in {time.perf_counter() - began:.0f} s; mean energy at the frames: {energies.mean(axis=1).round(3).tolist()}"
-    )
+    seconds, means = time.perf_counter() - began, ", ".join(f"{mean:.3f}" for mean in energies.mean(axis=1))
+    print(f"done in {seconds:.0f} s; mean energy at the frames: {means}")
     print("\n".join(f"  {out / name}" for name in ("trajectory.png", *(f"step_{frame:04d}.png" for frame in frames))))
 
 

@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TINY = (
-    "--height=16 --width=32 --per_type=8 --batch_size=8 --buffer_size=16 --langevin_steps=2 --sample_steps=3 --epochs=2"
-).split()
+TINY = [
+    "--height=16",
+    "--width=32",
+    "--per_type=8",
+    "--epochs=2",
+    "--batch_size=8",
+    "--buffer_size=16",
+    "--langevin_steps=2",
+    "--sample_steps=3",
+]
 
 
 def assert_refused(process, *parts):

@@ -100,7 +100,8 @@ def test_memory_grows_with_the_frames_kept_and_not_with_the_steps():
 
     def temporary(steps, frames):
         settings = LangevinSettings(num_steps=steps)
-        lowered = bridge_ebm.trajectory.lower(jax.random.key(0), images, Partial(bowl), settings, frames)
+        run = jax.jit(lambda key, x: langevin.trajectory(key, x, bowl, settings, frames))
+        lowered = run.lower(jax.random.key(0), images)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     few = temporary(2000, (0, 1999))

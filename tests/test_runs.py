@@ -181,5 +181,5 @@ def test_load_model_says_what_is_missing(tmp_path):
 
 def test_a_run_without_a_checkpoint_is_not_a_model_yet(tiny, images, tmp_path):
     open_run(tmp_path, tiny, images)
-    with pytest.raises(InputError, match="no checkpoint in .* yet"):
+    with pytest.raises(InputError, match=r"no checkpoint in .* yet"):
         bridge_ebm.load_model(tmp_path)

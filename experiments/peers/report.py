@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from bridge_ebm.plotting import new_figure
 from peers.timing import exponent
@@ -51,6 +52,9 @@ def plot_scaling(path: Path, scaling: list[dict[str, Any]]) -> None:
         axes.plot(sizes, factor * sizes**p, color=line.get_color(), linewidth=1)
     for what, axes in panels.items():
         axes.set(xscale="log", yscale="log", xlabel=TITLES[what], ylabel=COSTS[what])
+        ticks = sorted({size_and_cost(entry)[0] for entry in scaling if entry["what"] == what})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(which="both", color="0.9")
         if axes.lines:
             axes.legend(fontsize=9)

@@ -1,0 +1,67 @@
+"""bfloat16 products change the arithmetic of a chain, not where chains end."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import bridge_ebm
+from bridge_ebm import data, energy, train
+from bridge_ebm.langevin import LangevinSettings, uniform_images
+
+CHAINS = 96
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small network after 30 updates, so that its chains go somewhere."""
+    settings = train.TrainSettings(
+        height=16,
+        width=64,
+        per_type=8,
+        split="all",
+        batch_size=16,
+        buffer_size=64,
+        langevin_steps=10,
+        learning_rate=1e-3,
+    )
+    images = jnp.asarray(data.procedural(settings.height, settings.width, per_type=settings.per_type).images)
+    state, step = train.init_state(settings), train.make_train_step(settings)
+    for _ in range(30):
+        state, _ = step(state, images)
+    return settings, state
+
+
+def end_energies(trained, precision, seed, num_steps=2000):
+    """Float32 energies of `CHAINS` chains after `num_steps` steps with products of the given precision."""
+    settings, state = trained
+    walk, judge = (
+        energy.energy_function(energy.make_network("paper", kind), state.params, state.batch_stats)
+        for kind in (precision, "float32")
+    )
+    start_key, chain_key = jax.random.split(jax.random.key(seed))
+    start = uniform_images(start_key, (CHAINS, settings.height, settings.width, 1))
+    chain = LangevinSettings(num_steps, settings.step_size, settings.noise, settings.gradient_clip)
+    return np.asarray(judge(bridge_ebm.sample(chain_key, start, walk, chain)))
+
+
+def test_2000_steps_end_with_the_same_energies(trained):
+    exact = end_energies(trained, "float32", 0)
+    assert np.isfinite(exact).all()
+    assert stats.ks_2samp(exact, end_energies(trained, "bfloat16", 1)).pvalue > 0.01
+    # The test can tell chains apart: cut short, they have not arrived.
+    assert stats.ks_2samp(exact, end_energies(trained, "bfloat16", 1, num_steps=20)).pvalue < 1e-4
+
+
+def test_precision_is_a_setting_of_the_training_step(trained):
+    settings, _ = trained
+    rounded = dataclasses.replace(settings, precision="bfloat16")
+    images = jnp.asarray(data.procedural(settings.height, settings.width, per_type=settings.per_type).images)
+    losses = []
+    for chosen in (settings, rounded):
+        _, metrics = train.make_train_step(chosen)(train.init_state(chosen), images)
+        losses.append(float(metrics.terms.real))
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 2e-2 * max(1.0, abs(losses[0]))

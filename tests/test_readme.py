@@ -1,0 +1,29 @@
+"""The README's library example runs as it stands, on a training of the size of a test."""
+
+import re
+
+import numpy as np
+from conftest import ROOT
+from PIL import Image
+
+from bridge_ebm import data, runs
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_library_example_runs_and_is_short(tiny, tmp_path, monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    images = data.procedural(tiny.height, tiny.width, per_type=tiny.per_type).images
+    runs.run_training(tiny, images, tmp_path / "runs" / "quickstart", max_updates=1)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert np.asarray(Image.open("bridges.png")).shape == (4 * (tiny.height + 4) + 4, 2 * (tiny.width + 4) + 4)
+
+
+def test_every_file_the_readme_names_exists():
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+    for command in re.findall(r"experiments/[\w/]+\.(?:py|cfg)", README):
+        assert (ROOT / command).exists(), command
