@@ -55,7 +55,7 @@ class Analysis(NamedTuple):
     the span where they take least, among those longer than a girder spans alone (1: there is none). `spacing`: of
     neighbouring supports. `floating`: pieces joined to nothing; `dangling`: members with an end in the air; `gaps`:
     blanks that were bridged; `idle_share`: of the length, in members that carry nothing. `symmetry`: share of the ink
-    that mirrors onto itself. `noise`: of the ground, as a share of white. `confidence`: mean over the members by length.
+    that mirrors onto itself. `noise`: of the ground, share of white. `confidence`: mean over the members by length.
     """
 
     verdict: str

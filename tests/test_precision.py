@@ -12,7 +12,7 @@ import bridge_ebm
 from bridge_ebm import data, energy, train
 from bridge_ebm.langevin import LangevinSettings, uniform_images
 
-CHAINS = 96
+CHAINS = 48
 
 
 @pytest.fixture(scope="module")

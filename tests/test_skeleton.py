@@ -118,8 +118,9 @@ def test_bad_pictures_are_refused_in_one_line(bad):
 
 
 def test_a_picture_full_of_ink_is_refused_before_the_graph():
-    blocks = np.random.default_rng(0).random((16, 64)) < 0.5
-    drawn = ink.find_ink(*ink.canvas(np.kron(blocks, np.full((8, 8), 255)).astype(np.uint8)))
+    flooded = bridges.render("beam", 5, 128, 512)
+    flooded[:, :320] = 255
+    drawn = ink.find_ink(*ink.canvas(flooded))
     assert "ink" in (ink.trouble(drawn, ink.find_skeleton(drawn.mask)) or "")
     clean = ink.find_ink(*ink.canvas(bridges.render("fan_cable_stayed", 15, 128, 512)))
     assert ink.trouble(clean, ink.find_skeleton(clean.mask)) is None

@@ -175,7 +175,7 @@ def test_a_feasible_hybrid_stands(size):
 def test_deck_arches_beside_a_through_arch_stand(size):
     pier = 83.5
     middle = [m for m in lines("through_arch") if max(abs(m.start[0]), abs(m.end[0])) < pier]
-    sides = [m for m in lines("deck_arch") if m.kind == "deck" or min(abs(m.start[0]), abs(m.end[0])) > pier]
+    sides = [m for m in lines("deck_arch") if m.kind == "deck" or abs(m.start[0] + m.end[0]) / 2 > pier]
     finish = {**bridges.inks("through_arch", 6), **bridges.inks("deck_arch", 6)}
     found = structure.analyse(raster.area_average(raster.draw(sides + middle, finish), *size))
     assert found.verdict == "A", found.reasons
