@@ -7,9 +7,9 @@ ceil(W/s), O]:
 
 Each is linear in both arguments, and the derivative of any of them is another of the three, so derivatives of every
 order run through the same three pieces of code. That matters on the CPU, where XLA's library convolution is fast
-forwards but not in the dilated form that automatic differentiation makes of it (14 times slower, see
-BUILD_NOTES.md): there `conv_input` and `conv_kernel` are one matrix product each, around patches that are cut out
-and put back by strided slices. On other platforms all three are the library's.
+forwards but not in the dilated form that automatic differentiation makes of it (a Langevin step takes three times
+as long, see BUILD_NOTES.md): there `conv_input` and `conv_kernel` are one matrix product each, around patches that
+are cut out and put back by strided slices. On other platforms all three are the library's.
 
 Precision 'bfloat16' rounds the factors of every product to bfloat16 and accumulates in float32.
 """
