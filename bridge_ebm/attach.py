@@ -34,6 +34,11 @@ class Line(NamedTuple):
     fair: bool  # whether a smooth bow describes it
 
 
+def _within(distances: Array, share: float) -> float:
+    """The distance that `share` of them are within; np.percentile takes ten times as long on so few."""
+    return float(np.sort(distances)[int(share * (len(distances) - 1))])
+
+
 def measure(stroke: Stroke, deck: Deck) -> Line:
     """Chord, lean and bow of a stroke."""
     p = stroke.points
@@ -46,9 +51,9 @@ def measure(stroke: Stroke, deck: Deck) -> Line:
     shape = np.stack([4 * t * (1 - t), np.ones_like(t), t - 0.5], 1)[inner]
     bow, fair = 0.0, True
     if inner.sum() > 8:
-        fit, *_ = np.linalg.lstsq(shape, across[inner], rcond=None)
+        fit = np.linalg.solve(shape.T @ shape + 1e-9 * np.eye(3), shape.T @ across[inner])
         bow = float(fit[0])
-        fair = float(np.percentile(np.abs(across[inner] - shape @ fit), 90)) < 1.2 + 0.03 * abs(bow)
+        fair = _within(np.abs(across[inner] - shape @ fit), 0.9) < 1.2 + 0.03 * abs(bow)
     lean = float(np.degrees(np.arctan2(abs(along[0]), abs(along[1]))))
     return Line(stroke, y < deck.at(x), chord, lean, bow, max(_BOW[0], _BOW[1] * chord), fair)
 
@@ -133,7 +138,7 @@ def _fitted(points: Array) -> tuple[Array, Array, float]:
     if way @ (points[-1] - points[0]) < 0:
         way = -way
     t = (points - centre) @ way
-    return np.stack([centre + t[0] * way, centre + t[-1] * way]), way, float(np.percentile(away, 85))
+    return np.stack([centre + t[0] * way, centre + t[-1] * way]), way, _within(away, 0.85)
 
 
 class Held(NamedTuple):
