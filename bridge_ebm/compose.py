@@ -14,6 +14,7 @@ says so. Masks of regions are a partition of unity; `span_masks`, `deck_masks` a
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,10 +76,18 @@ def one_of(energies: Sequence[Partial], index: jax.Array) -> Partial:
     What the energies share (the same array object: a network's weights) is kept once, so a batch costs what it costs
     under a single energy. Raises ValueError where they are different functions.
     """
+    first = energies[0]
+    energies = [Partial(first.func, *e.args, **e.keywords) if _alike(e.func, first.func) else e for e in energies]
     if len({jax.tree.structure(energy) for energy in energies}) != 1:
         raise ValueError("one_of takes energies of one function: they differ in more than their arrays")
     own = jax.tree.map(lambda *leaves: None if _same(leaves) else jnp.stack(leaves), *energies)
-    return Partial(_one_of, energies[0], own, jnp.asarray(index, jnp.int32))
+    return Partial(_one_of, first, own, jnp.asarray(index, jnp.int32))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two functions are one: methods of equal owners are, though Python holds them for different."""
+    mine, theirs = getattr(one, "__self__", None), getattr(other, "__self__", None)
+    return one == other or (mine is not None and mine == theirs and one.__func__ is other.__func__)
 
 
 def _same(leaves: tuple[jax.Array, ...]) -> bool:
@@ -114,21 +123,29 @@ def _regional(energies: tuple[Partial, ...], masks: jax.Array, images: jax.Array
     return sum(parts, jnp.zeros(len(images)))
 
 
-def companions(energies: Sequence[EnergyFn], tie: jax.Array | np.ndarray) -> Partial:
-    """K whole pictures, one under each energy, that agree where they will be joined: a true energy.
+def companions(energies: Sequence[Partial], tie: jax.Array | np.ndarray) -> Partial:
+    """K whole pictures, one under each energy, that agree where they are tied: a true energy.
 
-    Its images [B, K * H, W, 1] hold the K pictures one above the other. E = sum_k E_k(u_k) + sum over pixels of
-    tie / 2 * sum_k (u_k - mean of the u)^2, with `tie` [H, W, 1] or [B, H, W, 1] the stiffness. Each energy sees only
-    whole pictures of the kind it was trained on; `join` then takes region k from picture k.
+    Its images [B, K * H, W, 1] hold the K pictures one above the other. With `tie` [K, H, W, 1] the stiffness t_k of
+    the spring that ties picture k to the mean m = sum t_k u_k / sum t_k of all at a pixel (0: free),
+    E = sum_k E_k(u_k) + sum over pixels of 1/2 sum_k t_k (u_k - m)^2. Each energy sees only whole pictures of the kind
+    it was trained on; `join` then takes region k from picture k. The energies are of one function, as `one_of`
+    takes them.
     """
-    return Partial(_companions, _partials(energies), jnp.asarray(tie, jnp.float32))
+    if len(tie) != len(energies):
+        raise ValueError(f"{len(energies)} energies need as many ties, not {len(tie)}")
+    return Partial(_companions, one_of(energies, jnp.arange(len(energies))), jnp.asarray(tie, jnp.float32))
 
 
-def _companions(energies: tuple[Partial, ...], tie: jax.Array, images: jax.Array) -> jax.Array:
-    parts = _unstacked(images, len(energies))
-    away = parts - parts.mean(axis=1, keepdims=True)
-    quadratic = 0.5 * (_per_image(tie)[:, None] * away**2).sum((1, 2, 3, 4))
-    return quadratic + sum(energy(parts[:, k]) for k, energy in enumerate(energies))
+def _companions(energies: Partial, tie: jax.Array, images: jax.Array) -> jax.Array:
+    count = len(tie)
+    parts = _unstacked(images, count)
+    ties = tie[None]
+    mean = (ties * parts).sum(1, keepdims=True) / jnp.maximum(ties.sum(1, keepdims=True), 1e-12)
+    springs = 0.5 * (ties * (parts - mean) ** 2).sum((1, 2, 3, 4))
+    first, own, _ = energies.args
+    every = Partial(_one_of, first, own, jnp.arange(len(images) * count) % count)
+    return springs + every(parts.reshape(-1, *parts.shape[2:])).reshape(-1, count).sum(1)
 
 
 def join(images: jax.Array, masks: jax.Array | np.ndarray) -> jax.Array:

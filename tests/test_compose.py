@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,13 @@ def well(centre, stiffness, images):
 def ripples(images):
     """An energy whose gradient at a pixel depends on the pixels around it."""
     return jnp.sin(2 * images + jnp.roll(images, 1, 2) * jnp.roll(images, 1, 1)).sum((1, 2, 3))
+
+
+class Owner(NamedTuple):
+    power: float
+
+    def energy(self, scale, images):
+        return scale * (jnp.abs(images) ** self.power).sum((1, 2, 3))
 
 
 def bowl(centre=0.0, stiffness=1.0):
@@ -75,6 +84,12 @@ def test_one_of_gives_every_image_its_own_energy_and_keeps_what_is_shared_once()
     np.testing.assert_allclose(mixed(images), wanted, rtol=1e-6)
     weights = [leaf for leaf in jax.tree.leaves(mixed) if leaf.shape == (1, *SHAPE)]
     assert len(weights) == 1
+    # Methods of equal owners are one function.
+    owners = [Owner(2.0), Owner(2.0), Owner(3.0)]
+    methods = [Partial(owner.energy, jnp.float32(k)) for k, owner in enumerate(owners)]
+    np.testing.assert_allclose(compose.one_of(methods[:2], jnp.array([1, 1, 0, 1]))(images)[2], 0)
+    with pytest.raises(ValueError, match="energies of one function"):
+        compose.one_of(methods, index)
     with pytest.raises(ValueError, match="energies of one function"):
         compose.one_of([kinds[0], Partial(ripples)], index)
 
@@ -114,19 +129,26 @@ def test_masks_are_a_partition_of_unity_with_seams_that_scale(height, width):
 
 
 def test_companions_are_a_true_energy_of_whole_pictures_that_agree_where_tied():
-    tie = np.zeros(SHAPE, np.float32)
-    tie[2:4] = 0.8
-    energy = compose.companions([Partial(ripples), bowl(0.3)], tie)
-    images = start(2, (12, 8, 1))
-    top, bottom = images[:, :6], images[:, 6:]
-    apart = ((top - bottom) / 2) ** 2
-    wanted = ripples(top) + bowl(0.3)(bottom) + (0.5 * 0.8 * 2 * apart[:, 2:4]).sum((1, 2, 3))
+    def waves(frequency, images):
+        return jnp.sin(frequency * images + jnp.roll(images, 1, 2)).sum((1, 2, 3))
+
+    kinds = [Partial(waves, jnp.float32(frequency)) for frequency in (1, 2, 3)]
+    tie = np.zeros((3, *SHAPE), np.float32)
+    tie[0, 2:4], tie[2, 2:4] = 0.9, 0.3
+    energy, images = compose.companions(kinds, tie), start(2, (18, 8, 1))
+    parts = [images[:, :6], images[:, 6:12], images[:, 12:]]
+    mean = 0.75 * parts[0] + 0.25 * parts[2]
+    wanted = sum(np.asarray(kind(part)) for kind, part in zip(kinds, parts, strict=True))
+    for stiffness, part in ((0.9, parts[0]), (0.3, parts[2])):
+        wanted = wanted + 0.5 * stiffness * ((part - mean) ** 2)[:, 2:4].sum((1, 2, 3))
     np.testing.assert_allclose(energy(images), wanted, rtol=1e-5)
     # The gradient is that of the value: compare with a finite difference along it.
-    way = gradient(energy, images).copy()
-    way /= np.sqrt((way**2).sum((1, 2, 3), keepdims=True))
+    slope = gradient(energy, images)
+    way = slope / np.sqrt((slope**2).sum((1, 2, 3), keepdims=True))
     rise = (energy(images + 1e-2 * way) - energy(images - 1e-2 * way)) / 2e-2
-    np.testing.assert_allclose(rise, (way * gradient(energy, images)).sum((1, 2, 3)), rtol=2e-3)
+    np.testing.assert_allclose(rise, (way * slope).sum((1, 2, 3)), rtol=2e-3)
+    with pytest.raises(ValueError, match="3 energies need as many ties"):
+        compose.companions(kinds, tie[:2])
 
 
 def test_joined_companions_are_each_itself_in_its_region():

@@ -1,0 +1,333 @@
+"""Discovery in a folder: candidates are made, judged and kept group by group, then ranked, named and shown.
+
+candidates.jsonl   one line per candidate in order of their numbers, appended group by group: what a continued run reads
+designs.jsonl      the same with names and ranks, best first: first the designs (novel, sharp, verdict A, no two alike)
+designs/*.png      the picture of every candidate, as it was made (bright on black)
+frames/*.png       the chain of every candidate that may be shown: its frames from noise to end, one below the other
+gallery.html       the best designs
+summary.json       what each way of making yields
+discover.json      what was asked for; a folder of another run is refused
+"""
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from bridge_ebm import bridges, data, gallery, generate, metrics, naming, plans, structure, tracing
+from bridge_ebm.errors import InputError
+from bridge_ebm.generate import GROUP, Held, Made, Studio
+from bridge_ebm.models import Model
+from bridge_ebm.novelty import ONE
+from bridge_ebm.plans import Plan, Wishes
+from bridge_ebm.workdir import write_atomically
+
+CANDIDATES, DESIGNS, SUMMARY, REQUEST = "candidates.jsonl", "designs.jsonl", "summary.json", "discover.json"
+SHOWN = 120  # designs in the gallery
+
+_NOVEL_ENOUGH = 0.2  # mismatch from which on more counts no more
+_INKED = 0.1  # grey from which on a pixel of a drawing without transparency is held
+
+Record = dict[str, Any]
+
+
+class Request(NamedTuple):
+    """What was asked for: `mix` of ways, `wishes`, the `seed` and the `temperature` of the chains (0: none)."""
+
+    seed: int
+    mix: tuple[tuple[str, float], ...]
+    wishes: Wishes
+    temperature: float = 0.0
+
+
+def discover(
+    folder: Path, studio: Studio, request: Request, num: int, real: metrics.Reference
+) -> Iterator[list[Record]]:
+    """Make and judge candidates 0 .. num - 1, continuing what `folder` holds; yields the records group by group.
+
+    Records of an earlier run come first, at once. A candidate is a function of (model, request, its number): a run
+    that is killed and continued, or cut into parts, ends with the same files.
+    """
+    (folder / "designs").mkdir(exist_ok=True)
+    (folder / "frames").mkdir(exist_ok=True)
+    done = _kept(folder, num)
+    if done:
+        yield done
+    with (folder / CANDIDATES).open("a", encoding="utf-8") as log:
+        for first in range(len(done), num, GROUP):
+            numbers = range(first, first + GROUP)
+            drawn = [plans.draw(request.seed, k, request.mix, request.wishes, studio.subtypes) for k in numbers]
+            made = generate.make_group(studio, request.seed, first // GROUP, drawn)
+            wanted = min(GROUP, num - first)
+            records = judge(made[:wanted], drawn[:wanted], first, request, real)
+            for record, one in zip(records, made, strict=False):
+                _keep_pictures(folder, record, one)
+            log.write("".join(json.dumps(record) + "\n" for record in records))
+            log.flush()
+            yield records
+
+
+def _kept(folder: Path, num: int) -> list[Record]:
+    """The first `num` candidates of an earlier run in whole groups; what comes after is dropped from the file."""
+    lines = read_lines(folder / CANDIDATES)[:num]
+    whole = lines if len(lines) == num else lines[: len(lines) // GROUP * GROUP]
+    write_atomically(folder / CANDIDATES, "".join(json.dumps(record) + "\n" for record in whole))
+    return whole
+
+
+def read_lines(path: Path) -> list[Record]:
+    """The objects of a .jsonl file, in order; a last line cut short by a kill is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _keep_pictures(folder: Path, record: Record, made: Made) -> None:
+    Image.fromarray(made.picture).save(folder / record["file"])
+    if record["frames"]:
+        Image.fromarray(made.frames.reshape(-1, made.frames.shape[2])).save(folder / record["frames"])
+
+
+def judge(
+    made: Sequence[Made], drawn: Sequence[Plan], first: int, request: Request, real: metrics.Reference
+) -> list[Record]:
+    """The records of candidates `first` and on: how they were made, and what the measures say of their pictures."""
+    images = np.stack([one.picture for one in made])
+    defined = metrics.definition(images)
+    sharp = np.all(metrics.in_range(defined, *images.shape[1:]), axis=0)
+    novel = metrics.novelty(images, real)
+    records = []
+    for k, (one, plan) in enumerate(zip(made, drawn, strict=True)):
+        analysis = structure.analyse(one.picture)
+        shown = naming.regions(one.picture, analysis, real)
+        figures = {name: _finite(values[k]) for name, values in defined._asdict().items()}
+        usable = bool(sharp[k]) and novel[k].novel and analysis.verdict != "C"
+        records.append(
+            {
+                "index": first + k,
+                "file": f"designs/{first + k:06d}.png",
+                "name": naming.name(shown),
+                "energy": _finite(one.energies[-1]),
+                "verdict": analysis.verdict,
+                "reasons": list(analysis.reasons),
+                "novelty": _finite(novel[k].mismatch),
+                "novel": novel[k].novel,
+                "kind": novel[k].kind,
+                "nearest": novel[k].nearest,
+                "explained_by": _explained(novel[k]),
+                "families": list(naming.families(shown)),
+                "definition": figures,
+                "sharp": bool(sharp[k]),
+                "symmetry": _finite(analysis.symmetry),
+                "axial_share": _finite(analysis.axial_share),
+                "gain": _finite(analysis.gain),
+                "how": _how(plan, request.seed, first + k),
+                "frames": f"frames/{first + k:06d}.png" if usable else "",
+                "chain": {"steps": list(one.steps), "energies": [_finite(energy) for energy in one.energies]},
+            }
+        )
+    return records
+
+
+def _finite(value: float) -> float | None:
+    """A number for JSON, to six digits; None for what is not finite."""
+    return float(f"{float(value):.6g}") if np.isfinite(value) else None
+
+
+def _explained(novel: metrics.Novelty) -> dict[str, float | None]:
+    """The sub-type, or the two, that explain the picture, each with its share."""
+    if novel.one_share >= ONE:
+        return {novel.one: _finite(novel.one_share)}
+    return {name: _finite(share) for name, share in zip(novel.pair, novel.shares, strict=True)}
+
+
+def _how(plan: Plan, seed: int, index: int) -> Record:
+    spans = {
+        place: span.above if span.above == span.below else f"{span.above} over {span.below}"
+        for place, span in zip(naming.SPANS, plan.spans, strict=True)
+    }
+    if plan.way not in plans.MIX:
+        spans = {"of": plan.spans[1].above} | ({"and": plan.other} if plan.other else {})
+    return {"way": plan.way, **spans, "seed": seed, "index": index}
+
+
+def is_design(record: Record) -> bool:
+    """Whether a candidate is novel, sharp and of verdict A at once."""
+    return bool(record["novel"] and record["sharp"] and record["verdict"] == "A")
+
+
+def combines(record: Record) -> bool:
+    """Whether a candidate's picture is not explained by one sub-type and shows forms of several families."""
+    return len(record["explained_by"]) > 1 and len(record["families"]) > 1
+
+
+def score(record: Record) -> float:
+    """What designs are ranked by: novelty up to a point, and how much of the load is carried axially."""
+    return min((record["novelty"] or 0.0) / _NOVEL_ENOUGH, 1.0) + (record["axial_share"] or 0.0)
+
+
+def rank(folder: Path, records: Sequence[Record]) -> list[Record]:
+    """All candidates, best first: designs without near-duplicates, the best of every name before the second of any.
+
+    Designs get a `rank` from 1, a near-duplicate `duplicate_of` (a file); other candidates follow by number.
+    """
+    designs = sorted((record for record in records if is_design(record)), key=lambda r: (-score(r), r["index"]))
+    if not designs:
+        return [{"rank": None, "duplicate_of": None, **record} for record in records]
+    pictures = read_pictures(folder, designs)
+    apart = metrics.pairwise_mismatch(pictures)
+    kept: list[int] = []
+    twin: dict[int, int] = {}
+    for k in range(len(designs)):
+        nearest = min(kept, key=lambda j: apart[k, j], default=None)
+        if nearest is None or apart[k, nearest] > metrics.NOVEL:
+            kept.append(k)
+        else:
+            twin[k] = nearest
+    seen: dict[str, int] = {}
+    turns = []
+    for k in kept:
+        turns.append(seen.setdefault(designs[k]["name"], 0))
+        seen[designs[k]["name"]] += 1
+    order = sorted(range(len(kept)), key=lambda place: turns[place])  # stable: by score within a turn
+    first = [{"rank": n + 1, "duplicate_of": None, **designs[kept[place]]} for n, place in enumerate(order)]
+    same = [{"rank": None, "duplicate_of": designs[j]["file"], **designs[k]} for k, j in twin.items()]
+    rest = [{"rank": None, "duplicate_of": None, **record} for record in records if not is_design(record)]
+    return first + same + rest
+
+
+def read_pictures(folder: Path, records: Sequence[Record]) -> np.ndarray:
+    """The pictures of records, uint8 [N, H, W]."""
+    return np.stack([np.asarray(Image.open(folder / record["file"])) for record in records])
+
+
+def summary(ranked: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """Yield per way of making, and of all: how many candidates are each thing, how many designs, how many distinct."""
+    ways = dict.fromkeys(record["how"]["way"] for record in sorted(ranked, key=lambda record: record["index"]))
+    groups = {way: [record for record in ranked if record["how"]["way"] == way] for way in ways}
+    return {
+        way: {
+            "candidates": len(mine),
+            "sharp": sum(record["sharp"] for record in mine),
+            "novel": sum(record["novel"] for record in mine),
+            "A": sum(record["verdict"] == "A" for record in mine),
+            "designs": sum(map(is_design, mine)),
+            "distinct": sum(record["rank"] is not None for record in mine),
+            "combine_families": sum(record["rank"] is not None and combines(record) for record in mine),
+        }
+        for way, mine in {**groups, "all": list(ranked)}.items()
+    }
+
+
+def write_results(folder: Path, records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """Rank all candidates; write designs.jsonl, summary.json and the gallery; returns the summary."""
+    ranked = rank(folder, records)
+    write_atomically(folder / DESIGNS, "".join(json.dumps(record) + "\n" for record in ranked))
+    counts = summary(ranked)
+    write_atomically(folder / SUMMARY, json.dumps(counts, indent=1) + "\n")
+    best = [record for record in ranked if record["rank"] is not None][:SHOWN]
+    gallery.write(folder / "gallery.html", [_card(folder, record) for record in best])
+    return counts
+
+
+def _card(folder: Path, record: Record) -> gallery.Design:
+    """A design as the gallery shows it."""
+    image = np.asarray(Image.open(folder / record["file"]))
+    analysis = structure.analyse(image)
+    strip = np.asarray(Image.open(folder / record["frames"]))
+    return gallery.Design(
+        record=record,
+        image=image,
+        forces=tracing.forces(image, analysis),
+        nearest_image=_nearest(image, record["nearest"]),
+        frames=list(strip.reshape(-1, *image.shape)),
+        energies=record["chain"]["energies"],
+        svg=tracing.svg(image, analysis, record["name"]),
+        steps=record["chain"]["steps"],
+    )
+
+
+def _nearest(image: np.ndarray, subtype: str | None) -> np.ndarray | None:
+    """The base picture of the nearest sub-type that is most like `image`, pixel by pixel."""
+    if subtype not in bridges.SUBTYPES:
+        return None
+    base = np.stack([bridges.render(subtype, k, *image.shape) for k in range(bridges.WIDTHS)])
+    return np.asarray(base[int(np.abs(base.astype(float) - image).mean((1, 2)).argmin())])
+
+
+def claim(folder: Path, model: Model, request: Request, held: Held | None, num: int) -> None:
+    """Note in `folder` what is asked for, or check that it is what was asked there before (more candidates may be).
+
+    Raises an `InputError` for the folder of another request.
+    """
+    arrays = jax.tree.leaves((model.params, model.batch_stats))
+    kept = b"" if held is None else held.mask.tobytes() + held.picture.tobytes()
+    record = {
+        "seed": request.seed,
+        "ways": [list(share) for share in request.mix],
+        "temperature": request.temperature,
+        **{name: list(wish) if isinstance(wish, tuple) else wish for name, wish in request.wishes._asdict().items()},
+        "keep_crc32": zlib.crc32(kept),
+        "model_crc32": _checksum(arrays),
+    }
+    path = folder / REQUEST
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            differing = [name for name in record if before.get(name) != record[name]]
+        except (OSError, ValueError, AttributeError):
+            raise InputError(f"{path}: cannot be read; name a fresh --out") from None
+        if differing:
+            raise InputError(
+                f"--out={folder}: holds a discovery with another {', '.join(differing)}; name a fresh folder, "
+                "or ask for the same again"
+            )
+    elif (folder / CANDIDATES).exists():
+        raise InputError(f"--out={folder}: holds {CANDIDATES} but no {REQUEST}; name a fresh folder")
+    write_atomically(path, json.dumps(record, indent=1) + "\n")
+
+
+def _checksum(arrays: Sequence[jax.Array]) -> int:
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(np.asarray(array).tobytes(), crc)
+    return crc
+
+
+def read_held(path: Path, height: int, width: int) -> Held:
+    """The pixels that a drawing fixes: a picture file of exactly [height, width], dark ink on white or transparent.
+
+    With transparency, what is opaque is held, ink as bridge and white as empty. Without, the ink alone is held (grey
+    beyond a tenth), the rest is free. A picture bright on black is taken as the data set has it. Raises an `InputError`
+    that names --keep.
+    """
+    try:
+        with Image.open(path) as image:
+            size, clear = image.size, image.has_transparency_data
+            pixels = image.convert("RGBA") if clear else image.convert("L")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or "not a whole picture"
+        raise InputError(f"--keep={path}: cannot be read ({reason}); name a PNG of {width} x {height} pixels") from None
+    if size != (width, height):
+        raise InputError(
+            f"--keep={path}: {size[0]} x {size[1]} pixels, but the model's pictures have {width} x {height}; resize it"
+        )
+    if clear:
+        mask = np.asarray(pixels.getchannel("A")) > 127
+        grey = 255 - np.asarray(pixels.convert("RGB").convert("L"))
+    else:
+        drawn = np.asarray(pixels)
+        grey = 255 - drawn if np.median(drawn) > 127 else drawn
+        mask = grey > _INKED * 255
+    if not mask.any():
+        raise InputError(f"--keep={path}: nothing is drawn in it; draw what must stay in black on white")
+    return Held(mask[..., None], data.to_unit(grey))

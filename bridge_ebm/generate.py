@@ -1,0 +1,362 @@
+"""Candidates for new types: from plans (plans.py) to pictures, by chains under composed energies.
+
+Candidates are made in groups of `GROUP`; a group is a pure function of (model, seed, number of the group, plans), so
+groups may be made in any order and by any process. Those that compose by region go three stages:
+
+1. Companions: from one noise, one whole bridge of every sub-type, all at once under `compose.companions`; where the
+   regions will meet they are tied, so that their decks and piers agree.
+2. Joining: the plan's regions cut each design out of its companions.
+3. Settling: a chain under `compose.regional` from the joined picture, in which every energy sees the whole design.
+
+A model of half pictures runs all chains on left halves, and mirrored right ones where a design is not symmetric.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from bridge_ebm import bridges, compose, data, langevin, plans, samplers
+from bridge_ebm.langevin import LangevinSettings
+from bridge_ebm.models import Model
+from bridge_ebm.plans import Plan
+
+GROUP = 16  # candidates
+NOISES = 2  # in a group: each gives companions of all sub-types, for GROUP / NOISES candidates
+FRAMES = 6  # pictures kept of every chain, from the noise to the end
+SETTLING = 40  # steps of the third stage
+TIE = 20.0  # stiffness between companions where regions meet; a gradient step of 0.005 is stable below 400
+
+BLEND = 0.5  # weight of each energy in the way "blend"
+AGAINST = 0.3  # strength of the negated energy in the way "without"
+BOUND = 0.1  # of the energy between noise and a real picture: the most that negation adds or takes away
+
+
+class Held(NamedTuple):
+    """Pixels that every design must have: bool `mask` [H, W, 1] and `picture` [H, W, 1] in [-1, 1]."""
+
+    mask: np.ndarray
+    picture: np.ndarray
+
+
+class Studio(NamedTuple):
+    """A model made ready: its energies on the area on which chains run, a left half or a whole picture.
+
+    `energies` are those of `subtypes`, and then the unconditional one. `levels` are the energies of real pictures of
+    each sub-type, `drop` how much higher noise is. `projection` keeps the pixels held; `buffer` holds pictures of a
+    training [N, h, w, 1] on that area, for the way "restart" (none: empty).
+    """
+
+    subtypes: tuple[str, ...]
+    energies: tuple[Partial, ...]
+    levels: np.ndarray
+    drop: float
+    half: bool
+    height: int
+    width: int
+    settings: LangevinSettings
+    projection: Partial
+    held: Held | None
+    buffer: np.ndarray
+
+    @property
+    def area(self) -> tuple[int, int, int]:
+        """Shape of the images of a chain."""
+        return self.height, self.width // 2 if self.half else self.width, 1
+
+
+class Made(NamedTuple):
+    """What was made of one plan, as uint8 [H, W]: the last `picture` and `frames` [F, H, W] at `steps`, each with its
+    energy in `energies`.
+    """
+
+    picture: np.ndarray
+    frames: np.ndarray
+    steps: tuple[int, ...]
+    energies: tuple[float, ...]
+
+
+def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | None = None) -> Studio:
+    """A model's energies, made ready. Raises ValueError for a model without sub-types.
+
+    Pixels held that are not symmetric make a model of halves run on whole pictures. `buffer` float [N, h, w, 1] holds
+    pictures of the model's training, whole or (a model of halves) halves.
+    """
+    known = model.settings.subtypes
+    if not known:
+        raise ValueError("composition needs a model that knows sub-types; train with --conditional")
+    half = model.settings.mirror and (held is None or _is_symmetric(held))
+    energy = model.half_energy if half else model.energy
+    energies = tuple(cast(Partial, energy(name)) for name in (*known, None))
+    projection = Partial(_free)
+    if held is not None:
+        width = model.width // 2 if half else model.width
+        projection = compose.held(held.mask[:, :width], held.picture[:, :width])
+    empty = np.zeros((0, model.height, model.width, 1), np.float32)
+    studio = Studio(
+        subtypes=known,
+        energies=energies,
+        levels=np.zeros(len(known) + 1),
+        drop=0.0,
+        half=half,
+        height=model.height,
+        width=model.width,
+        settings=model.settings.langevin,
+        projection=projection,
+        held=held,
+        buffer=empty if buffer is None else buffer,
+    )
+    return _measured(studio)
+
+
+def _free(images: jax.Array) -> jax.Array:
+    return images
+
+
+def _is_symmetric(held: Held) -> bool:
+    same_mask = bool((held.mask == held.mask[:, ::-1]).all())
+    return same_mask and bool((held.picture == held.picture[:, ::-1])[held.mask].all())
+
+
+def _measured(studio: Studio) -> Studio:
+    """The studio with the energies of real pictures and of noise."""
+    middle = bridges.WIDTHS // 2
+    real = [bridges.render(name, middle, studio.height, studio.width) for name in studio.subtypes]
+    images = jnp.asarray(data.to_unit(np.stack([*real, real[0]])))[:, :, : studio.area[1]]
+    noise = langevin.uniform_images(jax.random.key(0), images.shape)
+    index = jnp.arange(len(studio.energies))
+    mixed = compose.one_of(studio.energies, index)
+    levels, high = np.asarray(_energies(mixed, images)), np.asarray(_energies(mixed, noise))
+    return studio._replace(levels=levels, drop=float(np.abs(high - levels).mean()))
+
+
+_energies = jax.jit(lambda energy, images: energy(images))
+_constrained = jax.jit(samplers.constrained, static_argnames=("settings", "frames"))
+
+
+def frame_numbers(num_steps: int, count: int) -> tuple[int, ...]:
+    """Numbers of `count` frames of a chain, most of them early, where it moves fastest; the last is its end."""
+    last = num_steps - 1
+    return tuple(round(last * (k / (count - 1)) ** 1.7) for k in range(count))
+
+
+def make_group(studio: Studio, seed: int, group: int, drawn: Sequence[Plan]) -> list[Made]:
+    """The candidates of `drawn`, the plans of group number `group` in order (at most `GROUP`)."""
+    key = jax.random.fold_in(jax.random.key(seed), group)
+    made: list[Made | None] = [None] * len(drawn)
+    regions = [k for k, plan in enumerate(drawn) if plan.way in plans.MIX]
+    whole = [k for k, plan in enumerate(drawn) if plan.way not in plans.MIX]
+    if regions:
+        for k, one in zip(regions, _composed(studio, key, [drawn[k] for k in regions]), strict=True):
+            made[k] = one
+    if whole:
+        for k, one in zip(whole, _mixed(studio, key, [drawn[k] for k in whole]), strict=True):
+            made[k] = one
+    return [one for one in made if one is not None]
+
+
+def _composed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
+    """Designs composed by region: the three stages."""
+    start_key, chain_key, settle_key = jax.random.split(key, 3)
+    steps = frame_numbers(studio.settings.num_steps, FRAMES - 1)
+    parts = _companions(studio, start_key, chain_key, steps)  # [F, NOISES, K, h, w, 1]
+    energies = _companion_energies(studio, parts)  # [F, NOISES, K]
+    frames = np.empty((len(drawn), FRAMES, studio.height, studio.width, 1), np.float32)
+    values = np.empty((len(drawn), FRAMES))
+    for d, plan in enumerate(drawn):
+        names, masks = plans.masks(plan, studio.height, studio.width)
+        index = [studio.subtypes.index(name) for name in names]
+        mine = _whole(studio, parts[:, d % NOISES][:, index])
+        frames[d, :-1] = np.einsum("khwc,fkhwc->fhwc", masks, mine)
+        values[d, :-1] = (2 if studio.half else 1) * energies[:, d % NOISES][:, index] @ masks.mean((1, 2, 3))
+    frames = _hold(studio, frames)
+    frames[:, -1], values[:, -1] = _settled(studio, settle_key, frames[:, -2], drawn)
+    steps = (*steps, studio.settings.num_steps + SETTLING - 1)
+    return [_made(chain, steps, energy) for chain, energy in zip(frames, values, strict=True)]
+
+
+def _made(frames: np.ndarray, steps: tuple[int, ...], energies: np.ndarray) -> Made:
+    pictures = data.to_uint8(frames)
+    return Made(pictures[-1], pictures, steps, tuple(float(energy) for energy in energies))
+
+
+def _companions(studio: Studio, start_key: jax.Array, chain_key: jax.Array, steps: tuple[int, ...]) -> np.ndarray:
+    """Bridges of every sub-type at `steps` of their chains, float [F, NOISES, K, h, w, 1]."""
+    count, (height, width, _) = len(studio.subtypes), studio.area
+    noise = langevin.uniform_images(start_key, (NOISES, *studio.area))
+    energy = compose.companions(studio.energies[:-1], jnp.asarray(_tie(studio)))
+    walk = _constrained(
+        chain_key,
+        jnp.tile(noise, (1, count, 1, 1)),
+        energy,
+        studio.settings,
+        Partial(_each, studio.projection, jnp.zeros(count)),
+        steps,
+    )
+    return np.asarray(walk.frames).reshape(len(steps), NOISES, count, height, width, 1)
+
+
+def _each(projection: Partial, places: jax.Array, images: jax.Array) -> jax.Array:
+    """The projection of each of the `len(places)` pictures [H, W] that images [B, K * H, W, 1] hold."""
+    parts = images.reshape(-1, images.shape[1] // len(places), *images.shape[2:])
+    return projection(parts).reshape(images.shape)
+
+
+def _tie(studio: Studio) -> np.ndarray:
+    """Stiffness [K, h, w, 1]: all companions at the deck about the piers, and those with piers there at their piers."""
+    height, width = studio.height, studio.width
+    rows = np.abs(np.arange(height) + 0.5 - height / 2)[None, :, None] < height / 16
+    below = (np.arange(height) + 0.5 - height / 2)[None, :, None] > 0
+    from_middle = np.abs(np.arange(width) + 0.5 - width / 2)[None, None] / width * plans.METRES
+    about_pier = np.abs(from_middle - plans.PIER)
+    deck = rows & (about_pier < 20)
+    stands = np.array([name not in ("beam", "v_pier_frame") for name in studio.subtypes])[:, None, None]
+    tied = deck | (stands & below & (about_pier < 6))
+    return TIE * tied[..., None][:, :, : studio.area[1]].astype(np.float32)
+
+
+def _companion_energies(studio: Studio, parts: np.ndarray) -> np.ndarray:
+    """The energy of every companion under its own sub-type, [F, NOISES, K]."""
+    count = len(studio.subtypes)
+    mixed = compose.one_of(studio.energies[:-1], jnp.arange(NOISES * count) % count)
+    return np.stack(
+        [
+            np.asarray(_energies(mixed, jnp.asarray(frame.reshape(-1, *studio.area)))).reshape(NOISES, count)
+            for frame in parts
+        ]
+    )
+
+
+def _settled(
+    studio: Studio, key: jax.Array, images: np.ndarray, drawn: Sequence[Plan]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Designs [N, H, W, 1] after the third stage, and their energies [N]: those of their regions by area."""
+    jobs = [(d, False) for d in range(len(drawn))]
+    if studio.half:
+        jobs += [(d, True) for d, plan in enumerate(drawn) if plan.spans[0] != plan.spans[2]]
+    areas = np.stack([_area(studio, images[d], flipped) for d, flipped in jobs])
+    cells = [_cells(studio, drawn[d], flipped) for d, flipped in jobs]
+    labels = np.stack([label for label, _ in cells], axis=1)
+    masks = np.stack([mask for _, mask in cells], axis=1)
+    ends, energies = np.empty_like(areas), np.zeros(len(jobs))
+    settings = studio.settings._replace(num_steps=SETTLING)
+    for first in range(0, len(jobs), GROUP):
+        here = np.arange(first, first + GROUP) % len(jobs)  # the last batch is filled up
+        parts = [compose.one_of(studio.energies, index) for index in labels[:, here]]
+        walk = _constrained(
+            jax.random.fold_in(key, first),
+            jnp.asarray(areas[here]),
+            compose.regional(parts, masks[:, here]),
+            settings,
+            studio.projection,
+        )
+        values = np.stack([np.asarray(_energies(part, walk.images)) for part in parts])
+        ends[here] = walk.images
+        energies[here] = (values * masks[:, here].mean((2, 3, 4))).sum(0)
+    return _assembled(studio, jobs, ends, energies, len(drawn))
+
+
+def _assembled(
+    studio: Studio, jobs: list[tuple[int, bool]], ends: np.ndarray, energies: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whole pictures and energies of `count` designs from their areas."""
+    if not studio.half:
+        return ends[:count], energies[:count]
+    left = ends[:count]
+    right, other = left.copy(), energies[:count].copy()
+    for job, (d, flipped) in enumerate(jobs):
+        if flipped:
+            right[d], other[d] = ends[job], energies[job]
+    return np.concatenate([left, right[:, :, ::-1]], axis=2), energies[:count] + other
+
+
+def _area(studio: Studio, image: np.ndarray, flipped: bool) -> np.ndarray:
+    """The area of a whole picture [H, W, 1] on which the chain runs: the left half, or the mirrored right one."""
+    seen = image[:, ::-1] if flipped else image
+    return seen[:, : studio.area[1]]
+
+
+def _cells(studio: Studio, plan: Plan, flipped: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Sub-types [C] and masks [C, h, w, 1] of a plan's cells on the area: side and main span above and below the deck
+    (left, main and right for whole pictures).
+    """
+    across = plan.spans[::-1] if flipped else plan.spans
+    spans = across[:2] if studio.half else across
+    labels, masks = [], []
+    rows = compose.deck_masks(studio.height, studio.width)
+    for level, seam in enumerate(plan.seams):
+        reach = seam / plans.METRES * studio.width
+        seams = (studio.width / 2 - reach,) if studio.half else (studio.width / 2 - reach, studio.width / 2 + reach)
+        columns = compose.span_masks(studio.width, seams)[:, : studio.area[1]]
+        masks.append(compose.cells(rows[level : level + 1], columns))
+        labels += [studio.subtypes.index(span[level]) for span in spans]
+    return np.array(labels), np.concatenate(masks)
+
+
+def _mixed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
+    """Designs of the ways that mix energies over the whole picture, or take one alone."""
+    made: list[Made | None] = [None] * len(drawn)
+    for number, way in enumerate(plans.WAYS):
+        mine = [d for d, plan in enumerate(drawn) if plan.way == way]
+        if not mine:
+            continue
+        places = np.array((mine * GROUP)[:GROUP])  # always a full batch: one shape to compile
+        energy = _mixture(studio, way, [drawn[d] for d in places])
+        start_key, chain_key = jax.random.split(jax.random.fold_in(key, 1000 + number))
+        keys = [jax.random.fold_in(start_key, d) for d in places]
+        starts = jnp.concatenate([_start(studio, one, way) for one in keys])
+        steps = frame_numbers(studio.settings.num_steps, FRAMES)
+        walk = _constrained(chain_key, starts, energy, studio.settings, studio.projection, steps)
+        frames = np.asarray(walk.frames).swapaxes(0, 1)
+        values = np.stack([np.asarray(_energies(energy, frame)) for frame in walk.frames], axis=1)
+        whole = _hold(studio, _whole(studio, frames))
+        for place, d in enumerate(mine):
+            made[d] = _made(whole[place], steps, values[place])
+    return [one for one in made if one is not None]
+
+
+def _start(studio: Studio, key: jax.Array, way: str) -> jax.Array:
+    """Where a chain starts [1, h, w, 1]: noise, or a picture of the replay buffer."""
+    if way != "restart":
+        return langevin.uniform_images(key, (1, *studio.area))
+    return jnp.asarray(studio.buffer[int(jax.random.randint(key, (), 0, len(studio.buffer)))])[None]
+
+
+def _mixture(studio: Studio, way: str, drawn: Sequence[Plan]) -> Partial:
+    """The energy under which the chains of a way run, each with its own sub-types."""
+    first = np.array([studio.subtypes.index(plan.spans[1].above) for plan in drawn])
+    mine = compose.one_of(studio.energies, jnp.asarray(first))
+    if way == "subtype":
+        return mine
+    if way == "restart":
+        return studio.energies[-1]
+    second = np.array([studio.subtypes.index(plan.other) for plan in drawn])
+    other = compose.one_of(studio.energies, jnp.asarray(second))
+    if way == "blend":
+        return compose.conjunction([mine, other], [BLEND, BLEND])
+    if way == "either":
+        # Of two sub-types a chain takes the one whose energy falls faster; both are measured from their real pictures.
+        both = [
+            Partial(_above, energy, jnp.asarray(studio.levels[k], jnp.float32))
+            for energy, k in ((mine, first), (other, second))
+        ]
+        return compose.disjunction(both, temperature=BOUND * studio.drop)
+    unwanted = Partial(_above, other, jnp.asarray(studio.levels[second], jnp.float32))
+    return compose.conjunction([mine, compose.negation(unwanted, 0.0, AGAINST, BOUND * studio.drop)])
+
+
+def _above(energy: Partial, level: jax.Array, images: jax.Array) -> jax.Array:
+    return energy(images) - level
+
+
+def _whole(studio: Studio, areas: np.ndarray) -> np.ndarray:
+    """Whole pictures [..., H, W, 1] of areas [..., h, w, 1]: symmetric ones of left halves."""
+    return np.concatenate([areas, areas[..., ::-1, :]], axis=-2) if studio.half else areas
+
+
+def _hold(studio: Studio, frames: np.ndarray) -> np.ndarray:
+    """Pictures [..., H, W, 1] with the held pixels as they must be: a sum of regions may round them."""
+    return frames if studio.held is None else np.where(studio.held.mask, studio.held.picture, frames)

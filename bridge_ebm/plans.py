@@ -1,0 +1,172 @@
+"""What to compose: which sub-type where in the picture, drawn for each candidate from its number and the seed.
+
+A design has three spans, each with a sub-type above the deck and one below it. Rules of the trade keep out of the draw
+what cannot stand: stays and cables need something to pull against on the other side of their tower, a main span needs
+something that carries it, V legs reach into both spans beside them and leave no foot for a tower. The rest is for the
+screening to say.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from bridge_ebm import compose
+from bridge_ebm.errors import InputError
+
+# What each sub-type has above the deck: nothing, arches, or towers with stays or cables.
+PLAIN = ("beam", "v_pier_frame", "deck_arch")
+STAYED = ("harp_cable_stayed", "fan_cable_stayed")
+TOWERED = (*STAYED, "vertical_suspension", "diagonal_suspension")
+UNDER = ("v_pier_frame", "deck_arch")  # what else may stand below a span than its own piers
+
+METRES = 300 / 475.34 * 512  # of a picture's width: 300 m of deck on 475.34 of 512 pixels
+PIER = 83.0  # metres from mid-span, of all sub-types but the beams
+JITTER = 1.5  # metres that the seams are moved by, at most
+
+# The ways of making, and the share of the default mix that each has.
+MIX = {"spans": 0.1, "levels": 0.4, "sides": 0.5}
+WAYS = (*MIX, "blend", "either", "without", "subtype", "restart")
+
+
+class Span(NamedTuple):
+    """The sub-types above and below the deck of one span."""
+
+    above: str
+    below: str
+
+
+class Plan(NamedTuple):
+    """How one candidate is made.
+
+    `way`; the `spans` left, main and right; `seams` in metres from mid-span, above and below the deck. Ways that do not
+    compose by region have the same sub-type in all of `spans`, and `other`, the second sub-type that they mix in ("":
+    none).
+    """
+
+    way: str
+    spans: tuple[Span, Span, Span]
+    seams: tuple[float, float] = (PIER, PIER)
+    other: str = ""
+
+
+class Wishes(NamedTuple):
+    """What the user asks for; empty: anything.
+
+    `combine`: these sub-types and no others, all of them. `main` and `sides` (one, or left and right): these above or
+    below those spans. `symmetric`: the two sides alike.
+    """
+
+    combine: tuple[str, ...] = ()
+    main: str = ""
+    sides: tuple[str, ...] = ()
+    symmetric: bool = False
+
+
+def draw(seed: int, index: int, mix: tuple[tuple[str, float], ...], wishes: Wishes, known: tuple[str, ...]) -> Plan:
+    """The plan of candidate `index`: a function of the arguments alone.
+
+    `mix` holds the ways with their shares, `known` the sub-types of the model. Raises an `InputError` where nothing
+    meets the wishes.
+    """
+    rng = np.random.default_rng((seed, index))
+    shares = np.array([share for _, share in mix])
+    way = mix[int(rng.choice(len(mix), p=shares / shares.sum()))][0]
+    choices = _choices(way, wishes, known)
+    left, main, right, other = choices[int(rng.integers(len(choices)))]
+    if way in MIX and left != right and rng.random() < 0.5:
+        left, right = right, left
+    seams = [PIER + float(rng.uniform(-JITTER, JITTER)) for _ in range(2)]
+    return Plan(way, (left, main, right), (seams[0], seams[1]), other)
+
+
+@lru_cache(maxsize=64)
+def _choices(way: str, wishes: Wishes, known: tuple[str, ...]) -> list[tuple[Span, Span, Span, str]]:
+    """All plans of a way that meet the wishes: those that follow the rules, or, where there are none, all."""
+    if way in MIX:
+        found = [(left, main, right, "") for left, main, right in _compositions(way, known)]
+    else:
+        others = [""] if way in ("subtype", "restart") else known
+        found = [(Span(a, a), Span(a, a), Span(a, a), b) for a in known for b in others if a != b]
+        if way in ("blend", "either"):  # the order does not matter
+            found = [choice for choice in found if known.index(choice[0].above) < known.index(choice[3])]
+    found = [choice for choice in found if _meets(choice, wishes)]
+    if not found:
+        raise InputError(f"--ways={way}: nothing can be made so with these wishes; drop one, or choose other --ways")
+    return [choice for choice in found if way not in MIX or _stands(*choice[:3])] or found
+
+
+def _compositions(way: str, known: tuple[str, ...]) -> list[tuple[Span, Span, Span]]:
+    """All spans of a way, left and right in one order only."""
+    own = [Span(name, name) for name in known]
+    mixed = [Span(a, b) for a in known if a not in PLAIN for b in UNDER if b in known]
+    options = own if way == "spans" else own + mixed
+    found = []
+    for number, left in enumerate(options):
+        for right in options[number:]:
+            for main in options:
+                spans = left, main, right
+                alike = left == right
+                if len({*left, *main, *right}) > 1 and (
+                    (way == "spans" and alike)
+                    or (way == "levels" and alike and any(span.above != span.below for span in spans))
+                    or (way == "sides" and not alike)
+                ):
+                    found.append(spans)
+    return found
+
+
+def _meets(choice: tuple[Span, Span, Span, str], wishes: Wishes) -> bool:
+    left, main, right, other = choice
+    used = {*left, *main, *right, other} - {""}
+    if wishes.combine and used != set(wishes.combine):
+        return False
+    if wishes.symmetric and left != right:
+        return False
+    if wishes.main and wishes.main not in main:
+        return False
+    if not wishes.sides:
+        return True
+    one, two = wishes.sides[0], wishes.sides[-1]
+    return (one in left and two in right) or (two in left and one in right)
+
+
+def _stands(left: Span, main: Span, right: Span) -> bool:
+    """Whether the rules of the trade let the three spans stand side by side."""
+    carried = main.above not in PLAIN or main.below != "beam"
+    straddling = {span.below == "v_pier_frame" for span in (left, main, right)}
+    return carried and len(straddling) == 1 and _pulls(left, main) and _pulls(right, main)
+
+
+def _pulls(side: Span, main: Span) -> bool:
+    """Towers with stays or cables on both sides, or on none; stays over the side span may hold an arch instead."""
+    both = (side.above in TOWERED) == (main.above in TOWERED)
+    return both or (side.above in STAYED and main.above == "through_arch")
+
+
+def masks(plan: Plan, height: int, width: int) -> tuple[tuple[str, ...], np.ndarray]:
+    """The sub-types of a plan and their regions, float32 [K, height, width, 1]: a partition of unity."""
+    rows = compose.deck_masks(height, width)
+    regions: dict[str, np.ndarray] = {}
+    for level, seam in enumerate(plan.seams):
+        reach = seam / METRES * width
+        columns = compose.span_masks(width, (width / 2 - reach, width / 2 + reach))
+        for cell, span in zip(compose.cells(rows[level : level + 1], columns), plan.spans, strict=True):
+            name = span[level]
+            regions[name] = regions.get(name, 0) + cell
+    return tuple(regions), np.stack(list(regions.values()))
+
+
+def parse_mix(ways: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """The mix that --ways asks for: the default one for none, else the ways named, by equal shares."""
+    for way in ways:
+        if way not in WAYS:
+            raise InputError(f"--ways={','.join(ways)}: no way {way!r}; choose from {', '.join(WAYS)}")
+    return tuple((way, 1.0) for way in dict.fromkeys(ways)) or tuple(MIX.items())
+
+
+def check(mix: Sequence[tuple[str, float]], wishes: Wishes, known: tuple[str, ...]) -> None:
+    """Raise an `InputError` if a way of the mix cannot meet the wishes."""
+    for way, _ in mix:
+        _choices(way, wishes, known)

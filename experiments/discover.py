@@ -1,0 +1,141 @@
+"""New bridge types: generate candidates, judge each one, and show the best.
+
+    python experiments/discover.py --model=runs/default --out=runs/discover
+
+makes 2000 candidates from the default mix of compositions, screens each one's structure, definition and novelty, and
+writes DIR/gallery.html, DIR/designs.jsonl, DIR/designs/*.png and DIR/summary.json. Run the same command again to
+continue after an interruption, or with a larger --num for more. To steer it:
+
+    --combine=fan_cable_stayed,through_arch          these sub-types, and no others
+    --main_span=through_arch --side_spans=fan_cable_stayed
+    --symmetric                                      the two sides alike
+    --keep=sketch.png                                these pixels stay (black on white): a deck, piers, a sketch
+    --ways=spans,levels                              only these ways of making
+
+The ways: spans (a sub-type in the side spans, another in the main span), levels (others above and below the deck),
+sides (left and right differ); blend (the sum of two energies), either (one or the other), without (one and not the
+other), subtype (one alone), restart (chains that go on from a training's replay buffer).
+"""
+
+import json
+from pathlib import Path
+
+import cli
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from tqdm.auto import tqdm
+
+import bridge_ebm
+from bridge_ebm import discovery, generate, metrics, mirror, plans, settings
+from bridge_ebm.errors import InputError
+from bridge_ebm.models import SETTINGS_FILE
+from bridge_ebm.runs import continue_state
+
+MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
+OUT = flags.DEFINE_string("out", "runs/discover", "Folder for the designs and the gallery.")
+NUM = flags.DEFINE_integer("num", 2000, "Candidates in all.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of plans, starts and noise.", lower_bound=0)
+WAYS = flags.DEFINE_list("ways", [], "Ways of making, in equal shares (default: the mix that yields most).")
+COMBINE = flags.DEFINE_list("combine", [], "Sub-types to combine, all of them and no others.")
+MAIN_SPAN = flags.DEFINE_string("main_span", "", "Sub-type of the main span, above or below the deck.")
+SIDE_SPANS = flags.DEFINE_list("side_spans", [], "Sub-type of the side spans, or two: one side's and the other's.")
+SYMMETRIC = flags.DEFINE_bool("symmetric", False, "Only designs whose two sides are alike.")
+KEEP = flags.DEFINE_string("keep", None, "A picture of the model's size: what is drawn in it stays in every design.")
+TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "Temperature of the chains (0: the model's own noise).", 0.0)
+
+
+def main() -> None:
+    """Make, judge, rank and show."""
+    model = bridge_ebm.load_model(cli.model_or_default(MODEL.value))
+    request = discovery.Request(SEED.value, plans.parse_mix(WAYS.value), read_wishes(model), TEMPERATURE.value)
+    held = None if KEEP.value is None else discovery.read_held(Path(KEEP.value).expanduser(), model.height, model.width)
+    studio = generate.open_studio(model, held, read_buffer(model, request))
+    if request.temperature:
+        studio = studio._replace(settings=heated(studio.settings, request.temperature))
+    plans.check(request.mix, request.wishes, studio.subtypes)
+    out = cli.output_folder(OUT.value)
+    discovery.claim(out, model, request, held, NUM.value)
+    records = make(out, studio, request)
+    counts = discovery.write_results(out, records)
+    print(table(counts))
+    print("\n".join(f"  {out / name}" for name in ("gallery.html", discovery.DESIGNS, discovery.SUMMARY)))
+
+
+def make(out: Path, studio: generate.Studio, request: discovery.Request) -> list[discovery.Record]:
+    """All candidates, under a progress bar."""
+    records: list[discovery.Record] = []
+    with tqdm(total=NUM.value, unit="candidate", dynamic_ncols=True) as bar:
+        for group in discovery.discover(out, studio, request, NUM.value, training_set(studio)):
+            records += group
+            bar.set_postfix_str(f"{sum(map(discovery.is_design, records))} novel, sharp and A", refresh=False)
+            bar.update(len(group))
+    return records
+
+
+def read_wishes(model: bridge_ebm.Model) -> plans.Wishes:
+    """What the flags ask for; an `InputError` names the flag of a sub-type that the model does not know."""
+    known = model.settings.subtypes
+    if not known:
+        raise InputError(
+            f"--model={MODEL.value}: this model knows no sub-types to compose; train one with "
+            "--flagfile=experiments/flags/default.cfg"
+        )
+    main_span = [MAIN_SPAN.value] if MAIN_SPAN.value else []
+    for flag, names in (("combine", COMBINE.value), ("main_span", main_span), ("side_spans", SIDE_SPANS.value)):
+        for name in names:
+            if name not in known:
+                raise InputError(f"--{flag}={','.join(names)}: no sub-type {name!r}; choose from {', '.join(known)}")
+    if len(SIDE_SPANS.value) > 2:
+        raise InputError(f"--side_spans={','.join(SIDE_SPANS.value)}: one sub-type, or two (one side's, the other's)")
+    return plans.Wishes(tuple(COMBINE.value), MAIN_SPAN.value, tuple(SIDE_SPANS.value), SYMMETRIC.value)
+
+
+def heated(settings: bridge_ebm.LangevinSettings, temperature: float) -> bridge_ebm.LangevinSettings:
+    """The sampler at a temperature: noise^2 = 2 step_size T."""
+    return settings._replace(noise=(2 * settings.step_size * temperature) ** 0.5)
+
+
+def read_buffer(model: bridge_ebm.Model, request: discovery.Request) -> np.ndarray | None:
+    """Pictures of the training's replay buffer where the way "restart" is asked for, else None."""
+    if not any(way == "restart" for way, _ in request.mix):
+        return None
+    folder = Path(MODEL.value or "").expanduser()
+    try:
+        record = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["training"]
+    except (OSError, ValueError, KeyError):
+        raise InputError(f"--ways=restart: needs a training's work directory as --model, not {MODEL.value}") from None
+    trained = settings.from_dict(record, str(folder / SETTINGS_FILE))
+    buffer = continue_state(trained, folder, len(model.settings.subtypes)).buffer
+    images = buffer.images[(buffer.front + jnp.arange(int(buffer.size))) % len(buffer.images)]
+    return np.asarray(images if KEEP.value is None or not model.settings.mirror else mirror.unfold(images))
+
+
+def training_set(studio: generate.Studio) -> metrics.Reference:
+    """Skeletons of the pictures that trained the model, beside which novelty is measured."""
+    return metrics.paper_reference(studio.height, studio.width)
+
+
+def table(counts: dict[str, dict[str, int]]) -> str:
+    """The yields as text: a row for every way, shares of its candidates in percent."""
+    head = ["way", "candidates", "sharp", "novel", "A", "all three", "distinct", "of several families"]
+    rows = [head]
+    for way, row in counts.items():
+        number = max(row["candidates"], 1)
+        shares = [f"{row[name] / number:.0%}" for name in ("sharp", "novel", "A")]
+        rows.append(
+            [
+                way,
+                str(row["candidates"]),
+                *shares,
+                f"{row['designs']} ({row['designs'] / number:.0%})",
+                str(row["distinct"]),
+                str(row["combine_families"]),
+            ]
+        )
+    widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+if __name__ == "__main__":
+    cli.run(main)
