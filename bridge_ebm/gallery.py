@@ -154,20 +154,12 @@ def _png(image: Image.Image, **options: Any) -> str:
 
 
 def _frame(frame: Array) -> str:
-    """A frame of a chain, to look at: at most 256 columns in 16 greys, or in 4 while it is noise, which resists
-    compression and hides the difference.
-    """
+    """A frame of a chain, to look at: at most 256 columns and 16 greys, because noise resists compression."""
     shrink = max(1.0, frame.shape[1] / _FRAME)
     small = raster.area_average(frame, round(frame.shape[0] / shrink), round(frame.shape[1] / shrink))
-    picture = _greys(small, 16)
-    return picture if len(picture) < small.size / 4 else _greys(small, 4)
-
-
-def _greys(picture: Array, levels: int) -> str:
-    step = 255 / (levels - 1)
-    image = Image.frombytes("P", picture.shape[::-1], np.rint(picture / step).astype(np.uint8).tobytes())
-    image.putpalette([round(step * level) for level in range(levels) for _ in range(3)])
-    return _png(image, bits=4 if levels == 16 else 2)
+    image = Image.frombytes("P", small.shape[::-1], np.rint(small / 17).astype(np.uint8).tobytes())
+    image.putpalette([17 * grey for grey in range(16) for _ in range(3)])
+    return _png(image, bits=4)
 
 
 def _drawing(forces: Array | bytes) -> str:
