@@ -170,8 +170,11 @@ def _patch_conv_input(
 def _patch_conv_kernel(x: jax.Array, g: jax.Array, kernel_size: int, stride: int, precision: Precision) -> jax.Array:
     cut = _rounded_patches if precision == "bfloat16" else _cut_patches
     patches = cut(x, kernel_size, stride)
-    flat = product(patches.reshape(-1, patches.shape[-1]), g.reshape(-1, g.shape[-1]), "aTb", precision)
-    return flat.reshape(kernel_size, kernel_size, x.shape[-1], g.shape[-1]).swapaxes(0, 1)
+    # The transpose of what is wanted, g^T patches and not patches^T g: XLA's fast bfloat16 product cannot sum over the
+    # rows of its first factor, g is small enough to be turned round, and `conv` cuts the same patches.
+    turned = lax.transpose(g, (3, 0, 1, 2)).reshape(g.shape[-1], -1)
+    flat = product(turned, patches.reshape(-1, patches.shape[-1]), "ab", precision)
+    return flat.reshape(g.shape[-1], kernel_size, kernel_size, x.shape[-1]).transpose(2, 1, 3, 0)
 
 
 def _padding(length: int, kernel_size: int, stride: int) -> tuple[int, int]:
