@@ -14,20 +14,17 @@ from bridge_ebm.errors import InputError
 from bridge_ebm.langevin import EnergyFn, LangevinSettings, Trajectory
 from bridge_ebm.models import Model, list_models, load_model
 
-_sample = jax.jit(langevin.sample, static_argnames="settings")
-_trajectory = jax.jit(langevin.trajectory, static_argnames=("settings", "frames"))
-
 
 def sample(key: jax.Array, images: jax.Array, energy_fn: EnergyFn, settings: LangevinSettings) -> jax.Array:
     """`langevin.sample`, compiled. An energy that is a `Partial` (a model's is) compiles once for all its weights."""
-    return _sample(key, images, _as_pytree(energy_fn), settings)
+    return langevin.compiled_sample(key, images, _as_pytree(energy_fn), settings)
 
 
 def trajectory(
     key: jax.Array, images: jax.Array, energy_fn: EnergyFn, settings: LangevinSettings, frames: tuple[int, ...]
 ) -> Trajectory:
     """`langevin.trajectory`, compiled, for the same energies as `sample`."""
-    return _trajectory(key, images, _as_pytree(energy_fn), settings, frames)
+    return langevin.compiled_trajectory(key, images, _as_pytree(energy_fn), settings, frames)
 
 
 def _as_pytree(energy_fn: EnergyFn) -> EnergyFn:

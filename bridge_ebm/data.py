@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bridge_ebm import bridges, pictures, recipes
+from bridge_ebm import bridges, mirror, pictures, recipes
 from bridge_ebm.errors import InputError
 
 PARTS = ("train", "validation", "test", "all")
@@ -31,6 +32,15 @@ class Dataset(NamedTuple):
     labels: np.ndarray
     base: np.ndarray
     subtypes: tuple[str, ...]
+
+
+class Examples(NamedTuple):
+    """What a training step reads: `images` [N, H, W] uint8 (a batch of them: [B, H, W, 1] in [-1, 1]) and `labels`
+    int32 [N].
+    """
+
+    images: jax.Array
+    labels: jax.Array
 
 
 def procedural(
@@ -118,3 +128,32 @@ def to_uint8(images: Array) -> Array:
 def epoch_order(key: jax.Array, epoch: jax.Array | int, size: int) -> jax.Array:
     """The order of `size` pictures in an epoch, int32 [size]: a pure function of key and epoch."""
     return jax.random.permutation(jax.random.fold_in(key, epoch), size)
+
+
+def batch_index(key: jax.Array, step: jax.Array, size: int, batch_size: int) -> jax.Array:
+    """Which of `size` pictures update `step` reads, int32 [batch_size]: whole batches of each epoch's order."""
+    per_epoch = size // batch_size
+    order = epoch_order(key, step // per_epoch, size)
+    return jax.lax.dynamic_slice_in_dim(order, step % per_epoch * batch_size, batch_size)
+
+
+def mirror_halves(dataset: Dataset) -> Dataset:
+    """Both halves (`mirror.halves`) of the pictures that mirror onto themselves; raises `InputError` if none does."""
+    chosen = symmetric_part(dataset)
+    images = np.ascontiguousarray(mirror.halves(chosen.images))
+    return Dataset(images, np.tile(chosen.labels, 2), np.tile(chosen.base, 2), chosen.subtypes)
+
+
+def symmetric_part(dataset: Dataset) -> Dataset:
+    """The pictures that mirror onto themselves, in the paper's recipe those not rotated; raises `InputError` if none
+    does.
+    """
+    keep = mirror.is_symmetric(dataset.images)
+    if not keep.any():
+        raise InputError("--mirror: none of these pictures is mirror symmetric; train with --nomirror")
+    return dataset._replace(images=dataset.images[keep], labels=dataset.labels[keep], base=dataset.base[keep])
+
+
+def examples(dataset: Dataset) -> Examples:
+    """The data set on the device."""
+    return Examples(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))

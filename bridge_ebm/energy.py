@@ -2,16 +2,33 @@
 image looks real.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from bridge_ebm.convolution import Precision, conv_general_dilated, dot_general
+from bridge_ebm.multiscale import MultiscaleEnergy
 
 # Table 1: (filters, kernel size) of the four strided convolutions.
 PAPER_LAYERS = ((32, 5), (64, 3), (128, 3), (128, 3))
+
+
+class NetworkSettings(Protocol):
+    """What names a network: the settings of a training and of a model both do."""
+
+    @property
+    def network(self) -> str:
+        """'paper' or 'multiscale'."""
+
+    @property
+    def channels(self) -> int:
+        """Of the multiscale network's first layer."""
+
+    @property
+    def precision(self) -> Precision:
+        """Of the network's products."""
 
 
 class PaperEnergy(nn.Module):
@@ -46,20 +63,28 @@ class PaperEnergy(nn.Module):
         return nn.Dense(1, kernel_init=glorot, dot_general=product)(x)[:, 0]
 
 
-def make_network(network: str, precision: Precision) -> nn.Module:
-    """The energy network a setting names; raises ValueError for an unknown name."""
-    if network == "paper":
-        return PaperEnergy(precision)
-    raise ValueError(f"unknown energy network {network!r}: the only one is 'paper'")
+def make_network(settings: NetworkSettings, num_classes: int = 0) -> nn.Module:
+    """The energy network that settings name (of a training or of a model); raises ValueError for an unknown name.
+
+    `num_classes` sub-types can be asked for; 0 for an unconditional network.
+    """
+    if settings.network == "paper" and num_classes == 0:
+        return PaperEnergy(settings.precision)
+    if settings.network == "multiscale":
+        return MultiscaleEnergy(settings.channels, num_classes, settings.precision)
+    raise ValueError(f"no energy network {settings.network!r} with {num_classes} classes: use 'paper' or 'multiscale'")
 
 
-def energy_function(network: nn.Module, params: Any, batch_stats: Any) -> Any:
+def energy_function(network: nn.Module, params: Any, batch_stats: Any, labels: jax.Array | None = None) -> Any:
     """The energy with its weights: a function of images [B, H, W, 1] to energies [B].
 
-    It is a `jax.tree_util.Partial`, a pytree of the weights, so `jit` takes it as an argument and new weights
-    compile nothing.
+    `labels` (int32, one for all images or [B]) names the class for a network that knows classes. The function is a
+    `jax.tree_util.Partial`, a pytree of weights and labels, so `jit` takes it as an argument and new ones compile
+    nothing.
     """
-    return jax.tree_util.Partial(network.apply, {"params": params, "batch_stats": batch_stats})
+    variables = {"params": params, "batch_stats": batch_stats}
+    named = {} if labels is None else {"labels": labels}
+    return jax.tree_util.Partial(network.apply, variables, **named)
 
 
 def init_variables(network: nn.Module, key: jax.Array, height: int, width: int) -> dict[str, Any]:

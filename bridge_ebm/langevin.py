@@ -71,24 +71,33 @@ def langevin_step(
     `chain_keys` [B] are the keys of this step. Returns the images [B, H, W, 1] after the step and the energies [B]
     of the perturbed images at which the gradient was taken.
     """
-    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(chain_keys)
-    perturbed = jnp.clip(images + settings.noise * noise, -1.0, 1.0)
+    perturbed = jnp.clip(images + _noise(chain_keys, images, settings.noise), -1.0, 1.0)
     energies, gradient = energy_and_gradient(energy_fn, perturbed)
     gradient = jnp.clip(gradient, -settings.gradient_clip, settings.gradient_clip)
     return jnp.clip(perturbed - settings.step_size * gradient, -1.0, 1.0), energies
 
 
-def sample(key: jax.Array, images: jax.Array, energy_fn: EnergyFn, settings: LangevinSettings) -> jax.Array:
-    """Run `settings.num_steps` Langevin steps from `images` [B, H, W, 1]; returns the final images."""
+def sample(
+    key: jax.Array,
+    images: jax.Array,
+    energy_fn: Callable[..., jax.Array],
+    settings: LangevinSettings,
+    labels: jax.Array | None = None,
+) -> jax.Array:
+    """Run `settings.num_steps` Langevin steps from `images` [B, H, W, 1]; returns the final images.
+
+    With `labels` [B] the energy is `energy_fn(images, labels)`: every chain has a class of its own.
+    """
     keys = jax.random.split(key, len(images))
 
-    def chains(keys: jax.Array, images: jax.Array) -> jax.Array:
+    def chains(keys: jax.Array, images: jax.Array, *labels: jax.Array) -> jax.Array:
         def body(step: jax.Array, images: jax.Array) -> jax.Array:
-            return langevin_step(_step_keys(keys, step), images, energy_fn, settings)[0]
+            return langevin_step(_step_keys(keys, step), images, lambda x: energy_fn(x, *labels), settings)[0]
 
         return lax.fori_loop(0, settings.num_steps, body, images)
 
-    return lax.platform_dependent(keys, images, cpu=partial(_in_chunks, chains), default=chains)
+    starts = (keys, images) if labels is None else (keys, images, labels)
+    return lax.platform_dependent(*starts, cpu=partial(_in_chunks, chains), default=chains)
 
 
 def trajectory(
@@ -127,17 +136,31 @@ def trajectory(
     return Trajectory(kept[slot_of_frame.reshape(-1)], energies, images)
 
 
+compiled_sample = jax.jit(sample, static_argnames="settings")
+compiled_trajectory = jax.jit(trajectory, static_argnames=("settings", "frames"))
+
+
 def _step_keys(chain_keys: jax.Array, step: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(chain_keys, step)
 
 
-def _in_chunks(chains: Callable[[jax.Array, jax.Array], jax.Array], keys: jax.Array, images: jax.Array) -> jax.Array:
-    """`chains(keys [B], images [B, H, W, 1])`, on equal parts of at most CHUNK_PIXELS pixels, one after the other."""
+def _noise(chain_keys: jax.Array, images: jax.Array, scale: float) -> jax.Array | float:
+    """Normal noise of each chain's own key; none is drawn where none is asked for."""
+    if scale == 0:
+        return 0.0
+    return scale * jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(chain_keys)
+
+
+def _in_chunks(chains: Callable[..., jax.Array], *starts: jax.Array) -> jax.Array:
+    """`chains(keys [B], images [B, H, W, 1], ...)`, on equal parts of at most CHUNK_PIXELS pixels, one after the
+    other.
+    """
+    images = starts[1]
     count = -(-images.size // max(CHUNK_PIXELS, images[0].size))
     if count <= 1:
-        return chains(keys, images)
+        return chains(*starts)
     size = -(-len(images) // count)
     # The last part is filled up with copies of the first chains, whose results are dropped.
     padded = jnp.arange(size * count) % len(images)
-    parts = jax.tree.map(lambda x: x[padded].reshape(count, size, *x.shape[1:]), (keys, images))
+    parts = jax.tree.map(lambda x: x[padded].reshape(count, size, *x.shape[1:]), starts)
     return lax.map(lambda part: chains(*part), parts).reshape(size * count, *images.shape[1:])[: len(images)]

@@ -1,6 +1,6 @@
-"""Losses: energies in, scalars out. No network, no optimiser, no sampling."""
+"""Losses: energies or their gradients in, scalars out. No network, no optimiser, no sampling."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,3 +29,37 @@ def contrastive_divergence(real_energies: jax.Array, fake_energies: jax.Array, a
     cdiv = real - fake
     reg = alpha * (jnp.mean(real_energies**2) + jnp.mean(fake_energies**2))
     return ContrastiveTerms(cdiv + reg, reg, cdiv, real, fake)
+
+
+def floored_contrast(
+    real_energies: jax.Array, fake_energies: jax.Array, floor: float, trim: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """max(mean E(real) - mean E(fake), -floor) without the highest `trim` of the fake energies (Balcerak et al.,
+    "Energy Matching", 2025): contrastive divergence that cannot run away.
+
+    Fakes of high energy are chains that have not arrived. Takes energies [B] and [J]; returns the loss and the two
+    means.
+    """
+    kept = len(fake_energies) - round(trim * len(fake_energies))
+    real, fake = jnp.mean(real_energies), jnp.mean(jnp.sort(fake_energies)[:kept])
+    return jnp.maximum(real - fake, -floor), real, fake
+
+
+def target_speed(t: Any, objective: str) -> Any:
+    """c(t) of the gradient regression's target (x1 - x0) c(t), for times t in [0, 1]; NumPy and JAX arrays.
+
+    'equilibrium': 4 min(1, 5 (1 - t)), which vanishes at the data, so that data stay where they are (Wang and Du,
+    "Equilibrium Matching", 2025). 'energy_matching': 1 (Balcerak et al.).
+    """
+    if objective == "equilibrium":
+        return 4.0 * (5.0 * (1.0 - t)).clip(max=1.0)
+    return 1.0 + 0.0 * t
+
+
+def regression_error(gradient: jax.Array, noise: jax.Array, real: jax.Array, t: jax.Array, objective: str) -> jax.Array:
+    """Mean over the pixels of |-grad E(x_t) - (x1 - x0) c(t)|^2, per image [B].
+
+    `gradient` of the energy at x_t = (1 - t) x0 + t x1, x0 `noise`, x1 `real`, all [B, H, W, 1]; `t` [B].
+    """
+    target = (real - noise) * target_speed(t, objective)[:, None, None, None]
+    return jnp.mean((gradient + target) ** 2, axis=(1, 2, 3))

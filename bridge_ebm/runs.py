@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from bridge_ebm import checkpoint
+from bridge_ebm import checkpoint, data
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings
-from bridge_ebm.train import Metrics, TrainState, init_state, make_train_step, updates_per_epoch
+from bridge_ebm.state import Metrics, TrainState, init_state
+from bridge_ebm.train import make_train_step, updates_per_epoch
 from bridge_ebm.workdir import MetricsLog, open_run
 
 EpochHook = Callable[[TrainState], None]
@@ -26,28 +26,28 @@ KEEP_CHECKPOINTS = 2
 
 def run_training(
     settings: TrainSettings,
-    images: np.ndarray,
+    dataset: data.Dataset,
     workdir: Path,
     max_updates: int | None = None,
     log_every: int = 1,
     on_epoch: EpochHook = lambda state: None,
 ) -> TrainState:
-    """Train on uint8 `images` [N, H, W] until `settings.epochs` are done (or `max_updates`), continuing what
-    `workdir` holds.
+    """Train on the pictures of `dataset` (halves of them where `settings.mirror` says so) until `settings.epochs` are
+    done (or `max_updates`), continuing what `workdir` holds.
 
-    After every epoch, and at the end, a checkpoint is saved and `on_epoch` called. Ctrl-C and SIGTERM finish the
-    update, save, and return. Returns the last state. Raises an `InputError` for a work directory of another run,
-    and if the energies diverge (the checkpoint before is kept).
+    After every epoch (or every `save_every` updates), and at the end, a checkpoint is saved and `on_epoch` called.
+    Ctrl-C and SIGTERM finish the update, save, and return. Returns the last state. Raises an `InputError` for a work
+    directory of another run, and if the energies diverge (the checkpoint before is kept).
     """
-    per_epoch = updates_per_epoch(settings, len(images))
+    per_epoch = updates_per_epoch(settings, len(dataset.images))
     total = settings.epochs * per_epoch if max_updates is None else min(max_updates, settings.epochs * per_epoch)
-    open_run(workdir, settings, images)
-    state = continue_state(settings, workdir)
+    open_run(workdir, settings, dataset)
+    state = continue_state(settings, workdir, len(dataset.subtypes))
     start = int(state.step)
     if start >= total:
         return state
-    train_step = make_train_step(settings)
-    device_images = jnp.asarray(images)
+    train_step = make_train_step(settings, len(dataset.subtypes))
+    examples = data.examples(dataset)
     with (
         checkpoint.open_folder(workdir, KEEP_CHECKPOINTS) as checkpoints,
         MetricsLog(workdir, start) as log,
@@ -56,10 +56,10 @@ def run_training(
     ):
         report = _Reporter(log, bar, settings.batch_size, per_epoch, log_every)
         for step in range(start + 1, total + 1):
-            state, metrics = train_step(state, device_images)
+            state, metrics = train_step(state, examples)
             # The report of an update is read while the next one runs, so that the device never waits for the log.
             report.update(step, metrics)
-            if step % per_epoch == 0 or step == total or stopped():
+            if step % (settings.save_every or per_epoch) == 0 or step == total or stopped():
                 report.flush()
                 checkpoint.save(checkpoints, step, state_parts(state))
                 on_epoch(state)
@@ -71,20 +71,23 @@ def run_training(
 
 def state_parts(state: TrainState) -> dict[str, Any]:
     """The state as the two parts of a checkpoint."""
-    return {
-        "model": {"params": state.params, "batch_stats": state.batch_stats},
-        "training": {"step": state.step, "opt_state": state.opt_state, "buffer": state.buffer},
-    }
+    training = {"step": state.step, "opt_state": state.opt_state, "buffer": state.buffer}
+    if jax.tree.leaves(state.average):
+        training["params"] = state.params
+    return {"model": {"params": state.model_params, "batch_stats": state.batch_stats}, "training": training}
 
 
-def continue_state(settings: TrainSettings, workdir: Path) -> TrainState:
+def continue_state(settings: TrainSettings, workdir: Path, num_classes: int = 0) -> TrainState:
     """The state of the newest checkpoint of `workdir`, or a fresh one."""
     step = checkpoint.newest_step(workdir)
     if step is None:
-        return init_state(settings)
-    target = state_parts(jax.eval_shape(lambda: init_state(settings)))
+        return init_state(settings, num_classes)
+    target = state_parts(jax.eval_shape(lambda: init_state(settings, num_classes)))
     parts = checkpoint.restore(workdir, step, target)
-    return TrainState(**parts["training"], **parts["model"])
+    model, training = parts["model"], parts["training"]
+    if "params" in training:
+        return TrainState(**training, average=model["params"], batch_stats=model["batch_stats"])
+    return TrainState(**training, **model, average=())
 
 
 class _Reporter:
@@ -111,8 +114,7 @@ class _Reporter:
             return
         step, metrics = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in metrics.terms._asdict().items()}
-        values["gradient_norm"] = float(metrics.gradient_norm)
+        values = {name: float(value) for name, value in metrics._asdict().items()}
         now = time.perf_counter()
         speed = self._batch_size / (now - self._clock)
         self._clock = now
@@ -120,7 +122,8 @@ class _Reporter:
         if step % self._log_every == 0 or step % self._per_epoch == 0:
             self._log.write(row)
         self._bar.set_postfix_str(
-            f"loss {values['loss']:.3f} real {values['real']:.3f} fake {values['fake']:.3f} {speed:.1f} images/s",
+            " ".join(f"{name} {values[name]:.3f}" for name in ("loss", "real", "fake") if np.isfinite(values[name]))
+            + f" {speed:.1f} images/s",
             refresh=False,
         )
         self._bar.update()

@@ -28,7 +28,14 @@ class TrainSettings:
     Raises an `InputError` that names the flag if a value is out of range or not finite.
     """
 
-    network: str = _setting("paper", "Energy network: 'paper' is Table 1.", choices=("paper",))
+    network: str = _setting(
+        "paper", "Energy network: 'paper' is Table 1, 'multiscale' is sharper.", choices=("paper", "multiscale")
+    )
+    channels: int = _setting(64, "Channels of the multiscale network's first layer.", 1)
+    conditional: bool = _setting(False, "Teach the multiscale network the sub-types, and 'no class' beside them.")
+    mirror: bool = _setting(
+        False, "Train on halves of the mirror-symmetric pictures: half the work, and symmetric bridges."
+    )
     precision: Precision = _setting(  # noqa: RUF009
         "float32",
         "Products of the network: 'float32' is exact, 'bfloat16' accumulates in float32.",
@@ -49,9 +56,25 @@ class TrainSettings:
     )
     seed: int = _setting(0, "Seed of every random draw.", 0, 2**31 - 1)
     epochs: int = _setting(50, "Passes over the data.", 1)
-    batch_size: int = _setting(128, "Real pictures, and chains, in each update.", 1)
-    buffer_size: int = _setting(8192, "Most pictures the replay buffer holds (at least batch_size).", 1)
-    restart: float = _setting(0.05, "Share of the chains that start from fresh noise.", 0.0, 1.0)
+    save_every: int = _setting(0, "Save and draw pictures every this many updates (0: after every epoch).", 0)
+    batch_size: int = _setting(128, "Real pictures in each update, and chains of the contrastive objective.", 1)
+    objective: str = _setting(
+        "contrastive",
+        "'contrastive' is the paper's; 'equilibrium' and 'energy_matching' regress the energy's gradient.",
+        choices=("contrastive", "equilibrium", "energy_matching"),
+    )
+
+    learning_rate: float = _setting(1e-4, "Learning rate of Adam.", 0.0)
+    adam_b1: float = _setting(0.9, "Decay of Adam's mean of the gradient.", 0.0, 1.0)
+    adam_b2: float = _setting(0.999, "Decay of Adam's mean of the squared gradient.", 0.0, 1.0)
+    warmup: int = _setting(0, "Updates over which the learning rate rises to its value.", 0)
+    norm_clip: float = _setting(0.0, "Largest norm of the parameter gradient (0: no bound).", 0.0)
+    ema: float = _setting(
+        0.0, "Decay of the moving average of the weights, which then is the model (0: no average).", 0.0, 1.0
+    )
+
+    buffer_size: int = _setting(8192, "Most pictures the replay buffer holds (at least one update's chains).", 1)
+    restart: float = _setting(0.05, "Share of the chains that start afresh.", 0.0, 1.0)
     langevin_steps: int = _setting(360, "Langevin steps of the chains in each update.", 1)
     step_size: float = _setting(10.0, "Langevin step size.", 0.0)
     noise: float = _setting(
@@ -59,17 +82,43 @@ class TrainSettings:
     )
     gradient_clip: float = _setting(0.03, "Largest absolute component of the image gradient in the chains.", 0.0)
     alpha: float = _setting(0.2, "Weight of the regulariser alpha * mean(E(real)^2 + E(fake)^2).", 0.0)
-    learning_rate: float = _setting(1e-4, "Learning rate of Adam.", 0.0)
-    sample_steps: int = _setting(1000, "Langevin steps of the pictures drawn from noise after every epoch.", 1)
+
+    unconditional: float = _setting(0.15, "Share of the pictures that a conditional network sees as 'no class'.", 0, 1)
+    finish_after: int = _setting(
+        0, "Updates of gradient regression after which the contrastive finish joins in (0: never).", 0
+    )
+    finish_weight: float = _setting(0.001, "Weight of the finish's max(E(real) - E(fake), -floor).", 0.0)
+    finish_floor: float = _setting(20.0, "Energy gap beyond which the finish leaves real and fake alone.", 0.0)
+    finish_trim: float = _setting(0.1, "Share of the chains, those of highest energy, that the finish drops.", 0.0, 0.9)
+    finish_chains: int = _setting(48, "Chains of each update of the finish.", 1)
+    finish_learning_rate: float = _setting(2e-4, "Learning rate of Adam in the finish.", 0.0)
+
+    sample_steps: int = _setting(1000, "Langevin steps of the pictures drawn from noise.", 1)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        if self.buffer_size < self.batch_size:
+        if self.buffer_size < self.chains:
             raise InputError(
-                f"--buffer_size={self.buffer_size}: the buffer starts with one batch of noise; "
-                f"use at least --batch_size={self.batch_size}"
+                f"--buffer_size={self.buffer_size}: does not hold the chains of one update; use at least {self.chains}"
             )
+        if self.conditional and (self.network == "paper" or self.objective == "contrastive"):
+            raise InputError(
+                "--conditional: only --network=multiscale learns the sub-types, and only with --objective=equilibrium "
+                "or energy_matching"
+            )
+        if self.mirror and self.width % 2:
+            raise InputError(f"--mirror: --width={self.width} cannot be halved; use an even width")
+
+    @property
+    def chains(self) -> int:
+        """Chains in each update."""
+        return self.batch_size if self.objective == "contrastive" else self.finish_chains
+
+    @property
+    def seen_width(self) -> int:
+        """Width of what the network sees: with `mirror` half of the picture."""
+        return self.width // 2 if self.mirror else self.width
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:
@@ -81,7 +130,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         field.metadata["choices"],
     )
     kind = type(field.default)
-    if not (isinstance(value, kind) or (kind is float and isinstance(value, int))) or isinstance(value, bool):
+    fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not fits or (isinstance(value, bool) and kind is not bool):
         raise InputError(f"--{name}={value!r}: must be of type {kind.__name__}")
     if choices and value not in choices:
         raise InputError(f"--{name}={value}: choose one of {', '.join(choices)}")

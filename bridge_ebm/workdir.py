@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from bridge_ebm.data import Dataset
 from bridge_ebm.errors import InputError
 from bridge_ebm.models import SETTINGS_FILE, ModelSettings
 from bridge_ebm.settings import TrainSettings, from_dict, to_flagfile
@@ -42,13 +43,13 @@ def finite_or_none(values: Any) -> Any:
     return objects.tolist()
 
 
-def open_run(workdir: Path, settings: TrainSettings, images: np.ndarray) -> None:
+def open_run(workdir: Path, settings: TrainSettings, dataset: Dataset) -> None:
     """Claim a new work directory for the run, or check that it holds this run; writes settings.json and run.cfg.
 
-    `images` is the training data, uint8 [N, H, W]: other data under the same flags is another run. Raises an
+    `dataset` is the training data: other pictures under the same flags are another run. Raises an
     `InputError` that names the flag that differs.
     """
-    data_crc = zlib.crc32(images.tobytes())
+    data_crc = zlib.crc32(dataset.images.tobytes())
     path = workdir / SETTINGS_FILE
     if path.exists():
         _check_same_run(path, settings, data_crc)
@@ -57,7 +58,7 @@ def open_run(workdir: Path, settings: TrainSettings, images: np.ndarray) -> None
             f"--workdir={workdir}: holds files but no {SETTINGS_FILE}, so it is not a run; use a fresh folder"
         )
     record = {
-        "model": dataclasses.asdict(model_settings(settings)),
+        "model": dataclasses.asdict(model_settings(settings, dataset.subtypes)),
         "training": dataclasses.asdict(settings),
         "data_crc32": data_crc,
     }
@@ -68,14 +69,17 @@ def open_run(workdir: Path, settings: TrainSettings, images: np.ndarray) -> None
     write_atomically(path, json.dumps(record, indent=1) + "\n")
 
 
-def model_settings(settings: TrainSettings) -> ModelSettings:
-    """The settings under which `load_model` rebuilds and samples what this training makes."""
+def model_settings(settings: TrainSettings, subtypes: tuple[str, ...]) -> ModelSettings:
+    """The settings under which `load_model` rebuilds and samples what this training on `subtypes` makes."""
     return ModelSettings(
         network=settings.network,
+        channels=settings.channels,
         precision=settings.precision,
+        subtypes=subtypes if settings.conditional else (),
+        mirror=settings.mirror,
         height=settings.height,
         width=settings.width,
-        start="uniform",
+        start="uniform_mirrored" if settings.mirror else "uniform",
         num_steps=settings.sample_steps,
         step_size=settings.step_size,
         noise=settings.noise,

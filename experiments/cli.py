@@ -65,6 +65,8 @@ def define_train_settings() -> None:
         # `module_name`: they are flags of the script that asks for them, so its --help shows them.
         if field.metadata["choices"]:
             flags.DEFINE_enum(name, str(default), field.metadata["choices"], help_text, module_name=sys.argv[0])
+        elif isinstance(default, bool):
+            flags.DEFINE_boolean(name, default, help_text, module_name=sys.argv[0])
         elif isinstance(default, int):
             flags.DEFINE_integer(name, default, help_text, module_name=sys.argv[0])
         elif isinstance(default, float):

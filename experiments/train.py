@@ -1,4 +1,4 @@
-"""Train an energy by contrastive divergence.
+"""Train an energy.
 
     python experiments/train.py --flagfile=experiments/flags/quickstart.cfg --workdir=runs/quickstart
 
@@ -14,18 +14,20 @@ from pathlib import Path
 
 import cli
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from bridge_ebm import data, langevin, replay
+from bridge_ebm import data, mirror, replay
 from bridge_ebm.models import Model
 from bridge_ebm.plotting import plot_curves, save_png, sheet
 from bridge_ebm.runs import run_training
 from bridge_ebm.settings import TrainSettings
-from bridge_ebm.train import TrainState
+from bridge_ebm.state import TrainState
 from bridge_ebm.workdir import model_settings, read_metrics
 
 PICTURES = 10
+PICTURES_OF_A_CLASS = 4
 
 cli.define_train_settings()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, pictures.", required=True)
@@ -42,17 +44,17 @@ def main() -> None:
     settings = cli.read_train_settings()
     dataset = load_data(settings)
     workdir = cli.output_folder(WORKDIR.value, "--workdir")
-    sampler = jax.jit(langevin.sample, static_argnames="settings")
     drawn: list[Path] = []
 
     def draw_pictures(state: TrainState) -> None:
-        drawn[:] = write_pictures(state, settings, workdir, sampler)
+        drawn[:] = write_pictures(state, settings, dataset.subtypes, workdir)
 
+    what = "halves of pictures" if settings.mirror else "pictures"
     print(
-        f"{len(dataset.images)} pictures of {len(dataset.subtypes)} sub-types, {settings.height} x {settings.width}",
+        f"{len(dataset.images)} {what} of {len(dataset.subtypes)} sub-types, {settings.height} x {settings.width}",
         flush=True,
     )
-    state = run_training(settings, dataset.images, workdir, MAX_UPDATES.value, LOG_EVERY.value, draw_pictures)
+    state = run_training(settings, dataset, workdir, MAX_UPDATES.value, LOG_EVERY.value, draw_pictures)
     if not drawn:
         print(
             f"This run is finished: {int(state.step)} updates in {workdir}. Raise --epochs or --max_updates to go on."
@@ -63,32 +65,35 @@ def main() -> None:
 
 
 def load_data(settings: TrainSettings) -> data.Dataset:
-    """The part of the data set that the settings name."""
+    """The part of the data set that the settings name, as the network sees it."""
     if settings.data == "procedural":
         dataset = data.procedural(
             settings.height, settings.width, settings.recipe, settings.per_type, settings.seed, progress=True
         )
     else:
         dataset = data.load_folder(settings.data, settings.height, settings.width, progress=True)
-    return data.split(dataset, settings.split)
+    dataset = data.split(dataset, settings.split)
+    return data.mirror_halves(dataset) if settings.mirror else dataset
 
 
-def write_pictures(state: TrainState, settings: TrainSettings, workdir: Path, sampler) -> list[Path]:
-    """Draw 10 pictures from noise and 10 from the buffer, and the curves so far; returns the paths of the two
-    sheets.
+def write_pictures(state: TrainState, settings: TrainSettings, subtypes: tuple[str, ...], workdir: Path) -> list[Path]:
+    """Draw pictures from noise (of every sub-type that the network knows, or 10) and 10 from the buffer once chains
+    fill it, and the curves so far; returns the paths of the sheets.
     """
-    model = Model(state.params, state.batch_stats, model_settings(settings))
-    start_key, chain_key, pick_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(settings.seed + 1), state.step), 3
-    )
-    from_noise = sampler(chain_key, model.start(start_key, PICTURES), model.energy(), model.settings.langevin)
-    picks = jax.random.randint(pick_key, (PICTURES,), 0, state.buffer.size)
+    model = Model(state.model_params, state.batch_stats, model_settings(settings, subtypes))
+    key, pick_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed + 1), state.step))
+    classes = [*model.settings.subtypes, None] if model.settings.subtypes else [None]
+    each = PICTURES if classes == [None] else PICTURES_OF_A_CLASS
+    sheets = {"noise": jnp.concatenate([model.draw(key, each, subtype) for subtype in classes])}
+    if settings.objective == "contrastive" or 0 < settings.finish_after < int(state.step):
+        picks = jax.random.randint(pick_key, (PICTURES,), 0, state.buffer.size)
+        chains = replay.newest(state.buffer, picks)
+        sheets["buffer"] = mirror.unfold(chains) if settings.mirror else chains
     folder = workdir / "samples"
     folder.mkdir(exist_ok=True)
-    paths = []
-    for name, images in (("noise", from_noise), ("buffer", replay.newest(state.buffer, picks))):
-        paths.append(folder / f"step_{int(state.step):06d}_{name}.png")
-        save_png(paths[-1], sheet(np.asarray(images), columns=2))
+    paths = [folder / f"step_{int(state.step):06d}_{name}.png" for name in sheets]
+    for path, images in zip(paths, sheets.values(), strict=True):
+        save_png(path, sheet(np.asarray(images), columns=2 if len(images) == PICTURES else PICTURES_OF_A_CLASS))
     plot_curves(workdir / "curves.png", read_metrics(workdir))
     return paths
 

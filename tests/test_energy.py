@@ -5,6 +5,7 @@ import pytest
 
 from bridge_ebm import energy
 from bridge_ebm.langevin import uniform_images
+from bridge_ebm.settings import TrainSettings
 
 # Table 1 of the paper: parameters of each layer at 48 x 192, statistics included.
 TABLE_1 = {
@@ -109,5 +110,5 @@ def test_initial_weights_are_those_of_keras():
 
 
 def test_unknown_network_is_refused():
-    with pytest.raises(ValueError, match="unknown energy network 'papre'"):
-        energy.make_network("papre", "float32")
+    with pytest.raises(ValueError, match="no energy network 'paper' with 8 classes"):
+        energy.make_network(TrainSettings(), num_classes=8)

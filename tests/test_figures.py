@@ -133,9 +133,9 @@ def run_command(prepare: str, *flags: str) -> list[str]:
 
 
 def test_command_draws_the_figures_of_a_training(tmp_path, tiny):
-    images = data.procedural(tiny.height, tiny.width, per_type=tiny.per_type).images
+    dataset = data.procedural(tiny.height, tiny.width, per_type=tiny.per_type)
     (tmp_path / "run").mkdir()
-    run_training(tiny, images, tmp_path / "run")
+    run_training(tiny, dataset, tmp_path / "run")
     out = tmp_path / "out"
     small = "figures.STEPS, figures.FRAMES = 5, (0, 2, 4); figures.write_curves('none.png', 'shipped')"
     lines = run_command(small, f"--model={tmp_path / 'run'}", f"--out={out}")

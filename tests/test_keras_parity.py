@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_ebm import bridges, energy, langevin, train
+from bridge_ebm import bridges, contrastive, energy, langevin
+from bridge_ebm.optimizer import keras_adam
 from bridge_ebm.settings import TrainSettings
+from bridge_ebm.state import init_state
 
 with warnings.catch_warnings():
     # TensorFlow's own imports use NumPy and Python interfaces that are on their way out.
@@ -194,7 +196,7 @@ def notebook_update(model, optimizer, real, real_noise, fake, alpha):
 def our_chain(variables, starts):
     """Our chain from `starts`, step by step, and the noise that each of its steps added."""
     images, noises = jnp.asarray(starts), []
-    settings = train.chain_settings(SETTINGS)
+    settings = contrastive.chain_settings(SETTINGS)
     for step in range(SETTINGS.langevin_steps):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(5), step), len(starts))
         # Where the energy is flat, a step from 0 is its noise and nothing else.
@@ -208,9 +210,9 @@ def our_real_batch():
     key, step = jax.random.key(6), jnp.asarray(3)
     quiet = TrainSettings(**{**vars(SETTINGS), "noise": 0.0})
     grey = np.full((16, HEIGHT, WIDTH), 128, np.uint8)
-    noise = train.real_batch(key, grey, step, SETTINGS) - train.real_batch(key, grey, step, quiet)
+    noise = contrastive.real_batch(key, grey, step, SETTINGS) - contrastive.real_batch(key, grey, step, quiet)
     images = jnp.asarray(pictures(16))
-    return train.real_batch(key, images, step, quiet), train.real_batch(key, images, step, SETTINGS), noise
+    return contrastive.real_batch(key, images, step, quiet), contrastive.real_batch(key, images, step, SETTINGS), noise
 
 
 def in_keras_order(params, stats):
@@ -224,8 +226,8 @@ def test_one_contrastive_divergence_update():
     starts = np.random.default_rng(3).uniform(-1, 1, (SETTINGS.batch_size, HEIGHT, WIDTH, 1)).astype(np.float32)
     clean, real, real_noise = our_real_batch()
     fake, noises = our_chain(variables, starts)
-    state = train.init_state(SETTINGS)._replace(params=variables["params"], batch_stats=variables["batch_stats"])
-    params, opt_state, metrics = train.contrastive_update(state, real, fake, energy.PaperEnergy(), SETTINGS)
+    state = init_state(SETTINGS)._replace(params=variables["params"], batch_stats=variables["batch_stats"])
+    params, opt_state, metrics = contrastive.contrastive_update(state, real, fake, energy.PaperEnergy(), SETTINGS)
 
     model = keras_with(variables, last_sign=-1.0)
     their_fake = notebook_chain(model, starts, noises, SETTINGS)
@@ -234,7 +236,7 @@ def test_one_contrastive_divergence_update():
         model, optimizer, np.asarray(clean), np.asarray(real_noise), their_fake, SETTINGS.alpha
     )
 
-    terms = {name: relative(getattr(metrics.terms, name), value) for name, value in their_terms.items()}
+    terms = {name: relative(getattr(metrics, name), value) for name, value in their_terms.items()}
     terms["chain"] = relative(fake - starts, their_fake.numpy() - starts)
     old, new = (in_keras_order(part, state.batch_stats) for part in (state.params, params))
     weights = {name: relative(new[name], theirs) for name, theirs in zip(new, model.get_weights(), strict=True)}
@@ -242,7 +244,7 @@ def test_one_contrastive_divergence_update():
     # After one update Adam's first moment is a tenth of the gradient.
     moments = in_keras_order(opt_state.mu, state.batch_stats)
     gradients = {name: relative(10 * moments[name], g) for name, g in zip(trained, their_gradients, strict=True)}
-    adam = train.keras_adam(SETTINGS.learning_rate)
+    adam = keras_adam(SETTINGS.learning_rate)
     updates, _ = adam.update(their_gradients, adam.init(their_gradients))
     theirs_after = [weight.numpy() for weight in model.trainable_weights]
     by_our_adam = {

@@ -3,14 +3,14 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
 import bridge_ebm
-from bridge_ebm import data, energy, train
+from bridge_ebm import data, energy, state, train
 from bridge_ebm.langevin import LangevinSettings, uniform_images
+from bridge_ebm.settings import TrainSettings
 
 CHAINS = 48
 
@@ -18,7 +18,7 @@ CHAINS = 48
 @pytest.fixture(scope="module")
 def trained():
     """A small network after 30 updates, so that its chains go somewhere."""
-    settings = train.TrainSettings(
+    settings = TrainSettings(
         height=16,
         width=64,
         per_type=8,
@@ -28,18 +28,18 @@ def trained():
         langevin_steps=10,
         learning_rate=1e-3,
     )
-    images = jnp.asarray(data.procedural(settings.height, settings.width, per_type=settings.per_type).images)
-    state, step = train.init_state(settings), train.make_train_step(settings)
+    examples = data.examples(data.procedural(settings.height, settings.width, per_type=settings.per_type))
+    current, step = state.init_state(settings), train.make_train_step(settings)
     for _ in range(30):
-        state, _ = step(state, images)
-    return settings, state
+        current, _ = step(current, examples)
+    return settings, current
 
 
 def end_energies(trained, precision, seed, num_steps=2000):
     """Float32 energies of `CHAINS` chains after `num_steps` steps with products of the given precision."""
-    settings, state = trained
+    settings, current = trained
     walk, judge = (
-        energy.energy_function(energy.make_network("paper", kind), state.params, state.batch_stats)
+        energy.energy_function(energy.PaperEnergy(kind), current.params, current.batch_stats)
         for kind in (precision, "float32")
     )
     start_key, chain_key = jax.random.split(jax.random.key(seed))
@@ -59,9 +59,9 @@ def test_2000_steps_end_with_the_same_energies(trained):
 def test_precision_is_a_setting_of_the_training_step(trained):
     settings, _ = trained
     rounded = dataclasses.replace(settings, precision="bfloat16")
-    images = jnp.asarray(data.procedural(settings.height, settings.width, per_type=settings.per_type).images)
+    examples = data.examples(data.procedural(settings.height, settings.width, per_type=settings.per_type))
     losses = []
     for chosen in (settings, rounded):
-        _, metrics = train.make_train_step(chosen)(train.init_state(chosen), images)
-        losses.append(float(metrics.terms.real))
+        _, metrics = train.make_train_step(chosen)(state.init_state(chosen), examples)
+        losses.append(float(metrics.real))
     assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 2e-2 * max(1.0, abs(losses[0]))

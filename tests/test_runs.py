@@ -12,13 +12,13 @@ import pytest
 import bridge_ebm
 from bridge_ebm import checkpoint, data, runs
 from bridge_ebm.errors import InputError
-from bridge_ebm.train import init_state
+from bridge_ebm.state import init_state
 from bridge_ebm.workdir import MetricsLog, model_settings, open_run, read_metrics
 
 
 @pytest.fixture
-def images(tiny):
-    return data.procedural(tiny.height, tiny.width, per_type=tiny.per_type).images
+def dataset(tiny):
+    return data.procedural(tiny.height, tiny.width, per_type=tiny.per_type)
 
 
 def with_settings(settings, **changes):
@@ -33,10 +33,10 @@ def rows_without_timing(workdir):
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_metrics(workdir)]
 
 
-def test_six_updates_are_three_then_three_bit_for_bit(tiny, images, tmp_path):
-    whole = runs.run_training(tiny, images, make(tmp_path / "whole"), max_updates=6)
-    runs.run_training(tiny, images, make(tmp_path / "parts"), max_updates=3)
-    parts = runs.run_training(tiny, images, tmp_path / "parts", max_updates=6)
+def test_six_updates_are_three_then_three_bit_for_bit(tiny, dataset, tmp_path):
+    whole = runs.run_training(tiny, dataset, make(tmp_path / "whole"), max_updates=6)
+    runs.run_training(tiny, dataset, make(tmp_path / "parts"), max_updates=3)
+    parts = runs.run_training(tiny, dataset, tmp_path / "parts", max_updates=6)
     assert_same_state(whole, parts)
     assert rows_without_timing(tmp_path / "whole") == rows_without_timing(tmp_path / "parts")
     assert [row["step"] for row in read_metrics(tmp_path / "parts")] == [1, 2, 3, 4, 5, 6]
@@ -47,10 +47,10 @@ def make(path):
     return path
 
 
-def test_a_run_leaves_what_the_contract_names(tiny, images, tmp_path):
+def test_a_run_leaves_what_the_contract_names(tiny, dataset, tmp_path):
     epochs = []
-    runs.run_training(tiny, images, tmp_path, on_epoch=lambda state: epochs.append(int(state.step)))
-    per_epoch = len(images) // tiny.batch_size
+    runs.run_training(tiny, dataset, tmp_path, on_epoch=lambda state: epochs.append(int(state.step)))
+    per_epoch = len(dataset.images) // tiny.batch_size
     assert epochs == [per_epoch, 2 * per_epoch, 3 * per_epoch]
     for row in read_metrics(tmp_path):
         assert {"step", "epoch", "loss", "reg", "cdiv", "real", "fake", "images_per_second"} <= row.keys()
@@ -62,39 +62,39 @@ def test_a_run_leaves_what_the_contract_names(tiny, images, tmp_path):
     assert f"--height={tiny.height}\n" in flags and f"--alpha={tiny.alpha}\n" in flags
 
 
-def test_load_model_gives_the_energy_that_was_trained(tiny, images, tmp_path):
-    state = runs.run_training(tiny, images, tmp_path, max_updates=2)
+def test_load_model_gives_the_energy_that_was_trained(tiny, dataset, tmp_path):
+    state = runs.run_training(tiny, dataset, tmp_path, max_updates=2)
     model = bridge_ebm.load_model(tmp_path)
     assert_same_state(model.params, state.params)
     assert (model.height, model.width) == (tiny.height, tiny.width)
-    assert model.settings == model_settings(tiny)
+    assert model.settings == model_settings(tiny, dataset.subtypes)
     start = model.start(jax.random.key(0), 3)
     end = bridge_ebm.sample(jax.random.key(1), start, model.energy(), model.settings.langevin)
     assert end.shape == (3, tiny.height, tiny.width, 1) and np.abs(end).max() <= 1
-    with pytest.raises(ValueError, match="unconditional"):
+    with pytest.raises(ValueError, match="it knows no sub-types"):
         model.energy("beam")
 
 
-def test_log_every_keeps_the_last_update_of_an_epoch(tiny, images, tmp_path):
-    runs.run_training(tiny, images, tmp_path, max_updates=9, log_every=3)
+def test_log_every_keeps_the_last_update_of_an_epoch(tiny, dataset, tmp_path):
+    runs.run_training(tiny, dataset, tmp_path, max_updates=9, log_every=3)
     assert [row["step"] for row in read_metrics(tmp_path)] == [3, 4, 6, 8, 9]
 
 
-def test_a_signal_saves_and_stops_after_the_update(tiny, images, tmp_path, monkeypatch):
+def test_a_signal_saves_and_stops_after_the_update(tiny, dataset, tmp_path, monkeypatch):
     compiled = runs.make_train_step(tiny)
-    whole = runs.run_training(tiny, images, make(tmp_path / "whole"), max_updates=7)
+    whole = runs.run_training(tiny, dataset, make(tmp_path / "whole"), max_updates=7)
 
-    def interrupted(state, images):
+    def interrupted(state, examples):
         if int(state.step) == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return compiled(state, images)
+        return compiled(state, examples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "make_train_step", lambda settings: interrupted)
-        stopped = runs.run_training(tiny, images, make(tmp_path / "stopped"))
+        patch.setattr(runs, "make_train_step", lambda settings, num_classes: interrupted)
+        stopped = runs.run_training(tiny, dataset, make(tmp_path / "stopped"))
     assert int(stopped.step) == checkpoint.newest_step(tmp_path / "stopped") == 6
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert_same_state(runs.run_training(tiny, images, tmp_path / "stopped", max_updates=7), whole)
+    assert_same_state(runs.run_training(tiny, dataset, tmp_path / "stopped", max_updates=7), whole)
 
 
 def test_an_interrupted_log_loses_what_the_checkpoint_does_not_know(tmp_path):
@@ -109,19 +109,19 @@ def test_an_interrupted_log_loses_what_the_checkpoint_does_not_know(tmp_path):
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.25}]
 
 
-def test_a_finished_run_is_left_as_it_is(tiny, images, tmp_path):
-    runs.run_training(tiny, images, tmp_path, max_updates=2)
+def test_a_finished_run_is_left_as_it_is(tiny, dataset, tmp_path):
+    runs.run_training(tiny, dataset, tmp_path, max_updates=2)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     called = []
-    assert int(runs.run_training(tiny, images, tmp_path, max_updates=2, on_epoch=called.append).step) == 2
+    assert int(runs.run_training(tiny, dataset, tmp_path, max_updates=2, on_epoch=called.append).step) == 2
     assert not called and (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_diverging_energies_stop_the_run_and_spare_the_last_checkpoint(tiny, images, tmp_path):
-    runs.run_training(tiny, images, tmp_path, max_updates=2)
+def test_diverging_energies_stop_the_run_and_spare_the_last_checkpoint(tiny, dataset, tmp_path):
+    runs.run_training(tiny, dataset, tmp_path, max_updates=2)
     wild = with_settings(tiny, learning_rate=1e30)
     with pytest.raises(InputError, match=r"update \d+: the energies diverged .* --learning_rate"):
-        runs.run_training(wild, images, make(tmp_path / "wild"))
+        runs.run_training(wild, dataset, make(tmp_path / "wild"))
     saved = checkpoint.newest_step(tmp_path / "wild")
     assert saved is None or all(
         np.isfinite(leaf).all() for leaf in jax.tree.leaves(bridge_ebm.load_model(tmp_path / "wild").params)
@@ -136,29 +136,29 @@ def test_diverging_energies_stop_the_run_and_spare_the_last_checkpoint(tiny, ima
         ({"seed": 1}, "holds a run with --seed=0, not 1"),
     ],
 )
-def test_a_work_directory_of_another_run_is_refused(tiny, images, tmp_path, changes, message):
-    open_run(tmp_path, tiny, images)
+def test_a_work_directory_of_another_run_is_refused(tiny, dataset, tmp_path, changes, message):
+    open_run(tmp_path, tiny, dataset)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(InputError, match=message):
-        open_run(tmp_path, with_settings(tiny, **changes), images)
+        open_run(tmp_path, with_settings(tiny, **changes), dataset)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    open_run(tmp_path, with_settings(tiny, epochs=99), images)  # a longer training is the same run
+    open_run(tmp_path, with_settings(tiny, epochs=99), dataset)  # a longer training is the same run
 
 
-def test_changed_pictures_and_foreign_folders_are_refused(tiny, images, tmp_path):
-    open_run(make(tmp_path / "run"), tiny, images)
+def test_changed_pictures_and_foreign_folders_are_refused(tiny, dataset, tmp_path):
+    open_run(make(tmp_path / "run"), tiny, dataset)
     with pytest.raises(InputError, match="the pictures changed"):
-        open_run(tmp_path / "run", tiny, images[::-1])
+        open_run(tmp_path / "run", tiny, dataset._replace(images=dataset.images[::-1]))
     (make(tmp_path / "other") / "thesis.doc").write_text("precious")
     with pytest.raises(InputError, match="is not a run; use a fresh folder"):
-        open_run(tmp_path / "other", tiny, images)
+        open_run(tmp_path / "other", tiny, dataset)
     (tmp_path / "run" / "settings.json").write_text("{")
     with pytest.raises(InputError, match=r"settings\.json: cannot be read"):
-        open_run(tmp_path / "run", tiny, images)
+        open_run(tmp_path / "run", tiny, dataset)
 
 
-def test_checkpoints_of_another_network_or_damaged_ones_are_named(tiny, images, tmp_path):
-    runs.run_training(tiny, images, tmp_path, max_updates=1)
+def test_checkpoints_of_another_network_or_damaged_ones_are_named(tiny, dataset, tmp_path):
+    runs.run_training(tiny, dataset, tmp_path, max_updates=1)
     larger = jax.eval_shape(lambda: init_state(with_settings(tiny, width=64)))
     with pytest.raises(
         InputError, match=r"checkpoints/1: another network wrote this checkpoint \(model/params/Dense_0/kernel"
@@ -179,7 +179,7 @@ def test_load_model_says_what_is_missing(tmp_path):
         bridge_ebm.load_model(tmp_path)
 
 
-def test_a_run_without_a_checkpoint_is_not_a_model_yet(tiny, images, tmp_path):
-    open_run(tmp_path, tiny, images)
+def test_a_run_without_a_checkpoint_is_not_a_model_yet(tiny, dataset, tmp_path):
+    open_run(tmp_path, tiny, dataset)
     with pytest.raises(InputError, match=r"no checkpoint in .* yet"):
         bridge_ebm.load_model(tmp_path)

@@ -6,13 +6,20 @@ import numpy as np
 import optax
 import pytest
 
-from bridge_ebm import data, energy, train
+from bridge_ebm import contrastive, data, energy, train
 from bridge_ebm.errors import InputError
+from bridge_ebm.optimizer import keras_adam
+from bridge_ebm.state import init_state
 
 
 @pytest.fixture
-def images(tiny):
-    return jnp.asarray(data.procedural(tiny.height, tiny.width, per_type=tiny.per_type).images)
+def examples(tiny):
+    return data.examples(data.procedural(tiny.height, tiny.width, per_type=tiny.per_type))
+
+
+@pytest.fixture
+def images(examples):
+    return examples.images
 
 
 def states_equal(a, b):
@@ -20,8 +27,8 @@ def states_equal(a, b):
     return all(jax.tree.leaves(same))
 
 
-def test_step_moves_every_parameter_and_keeps_the_statistics(tiny, images):
-    before, after = train.init_state(tiny), train.make_train_step(tiny)(train.init_state(tiny), images)[0]
+def test_step_moves_every_parameter_and_keeps_the_statistics(tiny, examples):
+    before, after = init_state(tiny), train.make_train_step(tiny)(init_state(tiny), examples)[0]
     assert int(after.step) == 1 and int(after.buffer.size) == 2 * tiny.batch_size
     assert states_equal(before.batch_stats, after.batch_stats)
     # E(real) and E(fake) shift alike under the last bias; alpha alone moves it.
@@ -30,44 +37,44 @@ def test_step_moves_every_parameter_and_keeps_the_statistics(tiny, images):
     )
 
 
-def test_step_is_compiled_once_and_repeats_itself(tiny, images):
+def test_step_is_compiled_once_and_repeats_itself(tiny, examples):
     step = train.make_train_step(tiny)
     ends = []
     for _ in range(2):
-        state = train.init_state(tiny)
+        state = init_state(tiny)
         for _ in range(5):
-            state, _ = step(state, images)
+            state, _ = step(state, examples)
         ends.append(state)
     assert states_equal(*ends)
     assert step._cache_size() == 1
 
 
-def test_step_donates_the_state_so_that_the_buffer_is_not_copied(tiny, images):
-    state = train.init_state(tiny)
-    analysis = train.make_train_step(tiny).lower(state, images).compile().memory_analysis()
+def test_step_donates_the_state_so_that_the_buffer_is_not_copied(tiny, examples):
+    state = init_state(tiny)
+    analysis = train.make_train_step(tiny).lower(state, examples).compile().memory_analysis()
     assert analysis.alias_size_in_bytes >= sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 0.9
 
 
-def test_step_takes_the_loss_of_the_chains_ends_and_inserts_them(tiny, images):
-    state, metrics = train.make_train_step(tiny)(train.init_state(tiny), images)
+def test_step_takes_the_loss_of_the_chains_ends_and_inserts_them(tiny, examples):
+    state, metrics = train.make_train_step(tiny)(init_state(tiny), examples)
     fake = state.buffer.images[(state.buffer.front + np.arange(tiny.batch_size)) % tiny.buffer_size]
-    first = train.init_state(tiny)
-    network = energy.make_network(tiny.network, tiny.precision)
+    first = init_state(tiny)
+    network = energy.make_network(tiny)
     energies = network.apply({"params": first.params, "batch_stats": first.batch_stats}, fake)
-    np.testing.assert_allclose(metrics.terms.fake, energies.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics.fake, energies.mean(), rtol=1e-5)
 
 
 def test_no_gradient_flows_through_the_chains(tiny):
     """The gradient of the update is that of the loss with the fakes held constant, even if they come from the
     weights.
     """
-    network = energy.make_network(tiny.network, tiny.precision)
-    state = train.init_state(tiny)
+    network = energy.make_network(tiny)
+    state = init_state(tiny)
     real = jnp.zeros((2, tiny.height, tiny.width, 1))
 
     def updated_bias(leak):
         fake = jnp.full_like(real, 0.5) + leak * jnp.sum(state.params["Conv_0"]["kernel"])
-        params, _, _ = train.contrastive_update(state, real, fake, network, tiny)
+        params, _, _ = contrastive.contrastive_update(state, real, fake, network, tiny)
         return jnp.sum(params["Dense_0"]["kernel"])
 
     assert jax.grad(updated_bias)(0.0) == 0.0
@@ -80,7 +87,7 @@ def test_every_epoch_shows_every_picture_once(tiny, images):
     orders = []
     for epoch in range(2):
         steps = [epoch * per_epoch + step for step in range(per_epoch)]
-        batches = [train.real_batch(jax.random.key(3), images, jnp.int32(step), quiet) for step in steps]
+        batches = [contrastive.real_batch(jax.random.key(3), images, jnp.int32(step), quiet) for step in steps]
         seen = [picture.tobytes() for batch in batches for picture in np.asarray(data.to_uint8(batch))]
         assert collections.Counter(seen) == collections.Counter(picture.tobytes() for picture in np.asarray(images))
         orders.append(seen)
@@ -89,8 +96,9 @@ def test_every_epoch_shows_every_picture_once(tiny, images):
 
 def test_real_batch_has_the_chains_noise_and_the_range(tiny, images):
     noisy = tiny.__class__(**{**tiny.__dict__, "noise": 0.1})
-    real = train.real_batch(jax.random.key(3), images, jnp.int32(0), noisy)
-    clean = train.real_batch(jax.random.key(3), images, jnp.int32(0), tiny.__class__(**{**tiny.__dict__, "noise": 0.0}))
+    real = contrastive.real_batch(jax.random.key(3), images, jnp.int32(0), noisy)
+    quiet = tiny.__class__(**{**tiny.__dict__, "noise": 0.0})
+    clean = contrastive.real_batch(jax.random.key(3), images, jnp.int32(0), quiet)
     assert real.min() == -1 and real.max() <= 1
     background = np.asarray(real)[np.asarray(clean) == -1] + 1  # the upper half of the noise is left
     assert abs((background**2).mean() / (0.1**2 / 2) - 1) < 0.1
@@ -109,13 +117,13 @@ def test_keras_adam_differs_from_optax_only_by_where_epsilon_enters():
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-        run(train.keras_adam(0.1, eps=0.0)),
+        run(keras_adam(0.1, eps=0.0)),
         run(optax.adam(0.1, eps=0.0)),
     )
     # By hand, first update: m / (sqrt(v) + eps) * lr * sqrt(1 - b2) / (1 - b1), with eps beside the uncorrected
     # sqrt(v).
     grad = 1e-6
-    updates, _ = train.keras_adam(0.1).update({"a": jnp.array([grad])}, train.keras_adam(0.1).init({"a": jnp.zeros(1)}))
+    updates, _ = keras_adam(0.1).update({"a": jnp.array([grad])}, keras_adam(0.1).init({"a": jnp.zeros(1)}))
     by_hand = -0.1 * np.sqrt(0.001) / 0.1 * (0.1 * grad) / (np.sqrt(0.001) * grad + 1e-7)
     np.testing.assert_allclose(updates["a"], [by_hand], rtol=1e-4)
 
@@ -126,7 +134,7 @@ def test_a_data_set_smaller_than_a_batch_is_refused(tiny):
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_the_whole_step_lowers_for_accelerators_with_library_convolutions(tiny, images, platform):
+def test_the_whole_step_lowers_for_accelerators_with_library_convolutions(tiny, examples, platform):
     step = train.make_train_step(tiny)
-    text = jax.export.export(step, platforms=(platform,))(train.init_state(tiny), images).mlir_module()
+    text = jax.export.export(step, platforms=(platform,))(init_state(tiny), examples).mlir_module()
     assert "stablehlo.convolution" in text and "lhs_dilate = [2, 2]" in text

@@ -1,0 +1,208 @@
+"""One update of gradient regression: the energy's slope between noise and a picture is told where the picture lies.
+
+-grad E at x_t = (1 - t) x0 + t x1, noise x0 and picture x1, is regressed on (x1 - x0) c(t) (Equilibrium Matching,
+Energy Matching). No chain runs, so nothing diverges and an update is cheap. What regression never sees are the places
+where long chains end up; the finish shows them: persistent chains, and a contrastive term that raises their energy
+where it has fallen below that of pictures.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from optax import assignment
+
+from bridge_ebm import contrastive, data, energy, langevin, objectives, replay
+from bridge_ebm.accumulate import gradient_of_sum
+from bridge_ebm.data import Examples
+from bridge_ebm.optimizer import make_optimizer, moved_average
+from bridge_ebm.settings import TrainSettings
+from bridge_ebm.state import Metrics, TrainState, TrainStep, network_of
+
+
+def paired_noise(noise: jax.Array, real: jax.Array, labels: jax.Array) -> jax.Array:
+    """`noise` [B, H, W, 1] in the order that pairs it with `real` by minibatch optimal transport (Tong et al. 2023).
+
+    The assignment of least total squared distance among those that keep noise within the class it was drawn for
+    (`labels` [B], of both): otherwise a class would see a part of the noise only, and be asked for another.
+    """
+    products = noise.reshape(len(noise), -1) @ real.reshape(len(real), -1).T
+    apart = 1e6 * (labels[:, None] != labels[None, :])
+    rows, columns = assignment.hungarian_algorithm(apart - products)
+    return jnp.zeros_like(noise).at[columns].set(noise[rows])
+
+
+def make_step(settings: TrainSettings, num_classes: int) -> TrainStep:
+    """The update as a pure function of (state, examples), with the finish's term in it from update `finish_after` on.
+
+    The network's class `num_classes` means "no class".
+    """
+    network = network_of(settings, num_classes)
+    optimizer = make_optimizer(settings)
+
+    def update(state: TrainState, grads: Any, metrics: Metrics, buffer: replay.ReplayBuffer):
+        updates, opt_state = optimizer.update(grads, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        average = moved_average(state.average, params, settings.ema) if settings.ema else ()
+        metrics = metrics._replace(gradient_norm=optax.tree.norm(grads))
+        return TrainState(state.step + 1, params, state.batch_stats, average, opt_state, buffer), metrics
+
+    def regress(state: TrainState, examples: Examples) -> tuple[TrainState, Metrics]:
+        grads, error, _ = _regression_gradient(state, examples, network, settings, num_classes)
+        metrics = Metrics(**{name: jnp.full((), jnp.nan) for name in Metrics._fields})
+        return update(state, grads, metrics._replace(loss=error, regression=error), state.buffer)
+
+    def finish(state: TrainState, examples: Examples) -> tuple[TrainState, Metrics]:
+        grads, error, real = _regression_gradient(state, examples, network, settings, num_classes)
+        contrast_grads, terms, buffer = _finish_gradient(state, examples, real, network, settings, num_classes)
+        grads = jax.tree.map(jnp.add, grads, contrast_grads)
+        contrast, real_mean, fake_mean = terms
+        loss = error + settings.finish_weight * contrast
+        gap = real_mean - fake_mean
+        return update(state, grads, Metrics(loss, jnp.full((), jnp.nan), gap, real_mean, fake_mean, error, gap), buffer)
+
+    if settings.finish_after == 0:
+        return regress
+
+    def step(state: TrainState, examples: Examples) -> tuple[TrainState, Metrics]:
+        return jax.lax.cond(state.step < settings.finish_after, regress, finish, state, examples)
+
+    return step
+
+
+def _keys(state: TrainState, settings: TrainSettings) -> tuple[jax.Array, jax.Array]:
+    """The key of the data's order, and the key of this update."""
+    order_key, root = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 1))
+    return order_key, jax.random.fold_in(root, state.step)
+
+
+def _regression_gradient(
+    state: TrainState, examples: Examples, network: nn.Module, settings: TrainSettings, num_classes: int
+) -> tuple[Any, jax.Array, Examples]:
+    """The gradient of the regression error, the error, and this update's pictures in [-1, 1] with the classes that the
+    network is told.
+    """
+    order_key, key = _keys(state, settings)
+    noise_key, time_key, drop_key = jax.random.split(key, 3)
+    index = data.batch_index(order_key, state.step, len(examples.images), settings.batch_size)
+    real, labels = data.to_unit(examples.images[index]), examples.labels[index]
+    noise = paired_noise(langevin.uniform_images(noise_key, real.shape), real, labels)
+    t = jax.random.uniform(time_key, (settings.batch_size,))
+    told = jnp.where(jax.random.bernoulli(drop_key, settings.unconditional, t.shape), num_classes, labels)
+
+    def error_sum(params, batch):
+        noise, real, t, labels = batch
+        energy_fn = energy.energy_function(network, params, state.batch_stats, *_named(labels, settings))
+        mixed = (1.0 - t)[:, None, None, None] * noise + t[:, None, None, None] * real
+        gradient = langevin.energy_and_gradient(energy_fn, mixed)[1]
+        errors = objectives.regression_error(gradient, noise, real, t, settings.objective)
+        return errors.sum() / settings.batch_size, errors
+
+    grads, errors = gradient_of_sum(error_sum, state.params, (noise, real, t, told))
+    return grads, errors.mean(), Examples(real, told)
+
+
+def _named(labels: jax.Array, settings: TrainSettings) -> tuple[jax.Array, ...]:
+    return (labels,) if settings.conditional else ()
+
+
+def _finish_gradient(
+    state: TrainState, examples: Examples, real: Examples, network: nn.Module, settings: TrainSettings, num_classes: int
+) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array], replay.ReplayBuffer]:
+    """The gradient of the finish's term from real pictures and the ends of persistent chains, its value with the two
+    mean energies, and the buffer with those ends.
+
+    Place p of the buffer is a chain of class p mod (num_classes + 1), the last of which is "no class".
+    """
+    pick_key, start_key, chain_key = jax.random.split(jax.random.fold_in(_keys(state, settings)[1], 1), 3)
+    buffer = _started(start_key, state, examples, settings, num_classes)
+    places = jax.random.permutation(pick_key, settings.buffer_size)[: settings.finish_chains]
+    labels = places % (num_classes + 1)
+    starts = _restarted(start_key, buffer.images[places], labels, examples, state, network, settings, num_classes)
+    fake = _run(chain_key, starts, labels, state, network, settings, settings.langevin_steps)
+
+    def energies(params, images, labels):
+        return energy.energy_function(network, params, state.batch_stats, *_named(labels, settings))(images)
+
+    # The term is no sum over images, but its slope in each energy is known before the gradient is taken.
+    def term(real_energies, fake_energies):
+        loss, *means = objectives.floored_contrast(
+            real_energies, fake_energies, settings.finish_floor, settings.finish_trim
+        )
+        return loss, means
+
+    known = energies(state.params, real.images, real.labels), energies(state.params, fake, labels)
+    (loss, means), slopes = jax.value_and_grad(term, (0, 1), has_aux=True)(*known)
+    batch = (jnp.concatenate([real.images, fake]), jnp.concatenate([real.labels, labels]), jnp.concatenate(slopes))
+
+    def weighted_sum(params, batch):
+        images, labels, slopes = batch
+        return settings.finish_weight * jnp.vdot(slopes, energies(params, images, labels)), ()
+
+    grads, _ = gradient_of_sum(weighted_sum, state.params, batch)
+    return grads, (loss, *means), buffer._replace(images=buffer.images.at[places].set(fake))
+
+
+def _run(
+    key: jax.Array,
+    starts: jax.Array,
+    labels: jax.Array,
+    state: TrainState,
+    network: nn.Module,
+    settings: TrainSettings,
+    num_steps: int,
+) -> jax.Array:
+    """The ends of chains from `starts` [B, H, W, 1], each of its class."""
+
+    def energy_fn(images, labels):
+        return energy.energy_function(network, state.params, state.batch_stats, *_named(labels, settings))(images)
+
+    chains = contrastive.chain_settings(settings)._replace(num_steps=num_steps)
+    return jax.lax.stop_gradient(langevin.sample(key, starts, energy_fn, chains, labels))
+
+
+def _pictures_of(key: jax.Array, labels: jax.Array, examples: Examples, num_classes: int) -> jax.Array:
+    """Real pictures [B, H, W, 1] drawn at random, each of the class in `labels` [B]; any for "no class"."""
+
+    def pick(key, label):
+        fits = (examples.labels == label) | (label == num_classes)
+        return jax.random.categorical(key, jnp.where(fits, 0.0, -jnp.inf))
+
+    index = jax.vmap(pick)(jax.random.split(key, len(labels)), labels)
+    return data.to_unit(examples.images[index])
+
+
+def _started(
+    key: jax.Array, state: TrainState, examples: Examples, settings: TrainSettings, num_classes: int
+) -> replay.ReplayBuffer:
+    """The buffer, filled with real pictures before the first update of the finish."""
+
+    def fill(buffer):
+        labels = jnp.arange(settings.buffer_size) % (num_classes + 1)
+        return buffer._replace(images=_pictures_of(key, labels, examples, num_classes))
+
+    return jax.lax.cond(state.step == settings.finish_after, fill, lambda buffer: buffer, state.buffer)
+
+
+def _restarted(
+    key: jax.Array,
+    starts: jax.Array,
+    labels: jax.Array,
+    examples: Examples,
+    state: TrainState,
+    network: nn.Module,
+    settings: TrainSettings,
+    num_classes: int,
+) -> jax.Array:
+    """`starts` with the first `restart` of them begun afresh: half at real pictures, half at the end of a chain from
+    noise. Places are drawn at random, so the first are any.
+    """
+    count = round(settings.restart * settings.finish_chains)
+    from_noise = count // 2
+    noise_key, chain_key, pick_key = jax.random.split(key, 3)
+    noise = langevin.uniform_images(noise_key, (from_noise, *starts.shape[1:]))
+    arrived = _run(chain_key, noise, labels[:from_noise], state, network, settings, settings.sample_steps)
+    pictures = _pictures_of(pick_key, labels[from_noise:count], examples, num_classes)
+    return jnp.concatenate([arrived, pictures, starts[count:]])

@@ -1,0 +1,73 @@
+"""What changes from update to update of a training, and what an update reports."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from bridge_ebm import energy, replay
+from bridge_ebm.data import Examples
+from bridge_ebm.optimizer import make_optimizer
+from bridge_ebm.settings import TrainSettings
+
+
+class TrainState(NamedTuple):
+    """A pytree of arrays. `average` is the moving average of `params`, or () where none is kept."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    average: Any
+    opt_state: optax.OptState
+    buffer: replay.ReplayBuffer
+
+    @property
+    def model_params(self) -> Any:
+        """The weights that are the model: the average where there is one."""
+        return self.average if jax.tree.leaves(self.average) else self.params
+
+
+class Metrics(NamedTuple):
+    """What an update reports, float32 scalars: the five curves of Fig. 4, the error of the gradient regression and the
+    norm of the parameter gradient. What the objective does not have is NaN.
+    """
+
+    loss: jax.Array
+    reg: jax.Array
+    cdiv: jax.Array
+    real: jax.Array
+    fake: jax.Array
+    regression: jax.Array
+    gradient_norm: jax.Array
+
+
+TrainStep = Callable[[TrainState, Examples], tuple[TrainState, Metrics]]
+
+
+def network_of(settings: TrainSettings, num_classes: int = 0) -> nn.Module:
+    """The network of a training; `num_classes` sub-types are in the data, which a conditional one learns."""
+    return energy.make_network(settings, num_classes if settings.conditional else 0)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def init_state(settings: TrainSettings, num_classes: int = 0) -> TrainState:
+    """The state before the first update: initial weights, a buffer of one batch of noise (of a whole buffer where the
+    chains are the finish's).
+    """
+    network_key, buffer_key = jax.random.split(jax.random.key(settings.seed))
+    network = network_of(settings, num_classes)
+    variables = energy.init_variables(network, network_key, settings.height, settings.seen_width)
+    filled = settings.batch_size if settings.objective == "contrastive" else settings.buffer_size
+    shape = (settings.height, settings.seen_width, 1)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        average=jax.tree.map(jnp.copy, variables["params"]) if settings.ema else (),
+        opt_state=make_optimizer(settings).init(variables["params"]),
+        buffer=replay.init(buffer_key, settings.buffer_size, filled, shape),
+    )
