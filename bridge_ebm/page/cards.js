@@ -27,8 +27,10 @@ const openButton = (design) => cards.get(design).querySelector(".open");
 const starButton = (design) => cards.get(design).querySelector(".star");
 
 function card(design) {
+  const { width, height } = design;
+  const picture = make("img", { src: png(design.image), alt: `Picture of ${design.name}`, width, height, decoding: "async" });
   const open = make("button", { type: "button", class: "open", tabindex: "-1" },
-    make("img", { src: png(design.image), alt: `Picture of ${design.name}`, width: design.width, height: design.height, loading: "lazy", decoding: "async" }),
+    picture,
     make("span", { class: "name" }, design.name),
     make("span", { class: "line" }, mark(design.verdict), ` ${meaning(design.verdict)}`),
     make("span", { class: "line quiet" }, `novelty ${figure(design.novelty, 3)} · energy ${figure(design.energy, 2)}`));
