@@ -1,0 +1,159 @@
+"""How near a set of pictures is to the real ones, and how much of their variety it has, in the space of features.py.
+
+frechet     distance of the Gaussians fitted to the two sets (Dowson and Landau 1982; Heusel et al. 2017)
+precision   share of generated pictures within the manifold of the real ones, the balls about each real picture that
+            reach its k-th nearest real neighbour (Kynkaanniemi et al. 2019)
+recall      the same with the roles exchanged
+density     mean number of real balls that hold a generated picture, over k; may exceed 1 (Naeem et al. 2020)
+coverage    share of real balls that hold a generated picture (Naeem et al. 2020)
+
+All need a ceiling, what as many training pictures score against the same real ones: by it 1 is out of reach.
+
+Intervals are 95% bootstrap ones over the generated pictures, the real ones fixed. Balls keep the radii of the whole
+sets, as drawing a picture twice would shrink them. A resample holds only 63% of the pictures, which alone makes some
+figures worse, so the spread of the resamples is taken about their own mean and laid about the figure. They are the only place where chance plays a part: NumPy's PCG64,
+seed 0, whose stream NumPy may change between versions, which would move their ends within their own uncertainty.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+NEIGHBOURS = 5
+RESAMPLES = 200
+_RESAMPLES_FRECHET = 30  # a distance takes 0.05 to 0.1 s
+_TAILS = (2.5, 97.5)
+Array = np.ndarray
+
+
+class Estimate(NamedTuple):
+    """A figure and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Memorisation(NamedTuple):
+    """How near generated pictures are to the training pictures, against how near held-out ones are.
+
+    `share`: of the generated pictures, those nearer to a training picture than all but 5% of the held-out ones (0.05
+    for held-out pictures themselves, 1 for copies). `median_ratio`: median distance to the nearest training picture,
+    over that of the held-out ones (1 for those, 0 for copies).
+    """
+
+    share: Estimate
+    median_ratio: float
+
+
+def gaussian_distance(mean_a: Array, covariance_a: Array, mean_b: Array, covariance_b: Array) -> float:
+    """Squared Frechet distance |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2) of two Gaussians [D]."""
+    return _distance(mean_a, covariance_a, _root(covariance_a), mean_b, covariance_b)
+
+
+def _root(covariance: Array) -> Array:
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def _distance(mean_a: Array, covariance_a: Array, root_a: Array, mean_b: Array, covariance_b: Array) -> float:
+    mixed = np.sqrt(np.maximum(np.linalg.eigvalsh(root_a @ covariance_b @ root_a), 0)).sum()
+    apart = ((mean_a - mean_b) ** 2).sum() + np.trace(covariance_a) + np.trace(covariance_b) - 2 * mixed
+    return max(float(apart), 0.0)  # rounding
+
+
+def frechet(real: Array, fake: Array) -> Estimate:
+    """Frechet distance between features [M, D] and [N, D], at least two pictures each.
+
+    A small N makes it larger: compare with a ceiling of as many pictures.
+    """
+    real, fake = _checked(real, fake)
+    mean, covariance = real.mean(0), np.cov(real.T)
+    root = _root(covariance)
+
+    def measure(chosen: Array) -> float:
+        return _distance(mean, covariance, root, fake[chosen].mean(0), np.cov(fake[chosen].T))
+
+    return _bootstrapped(len(fake), measure, math.inf, _RESAMPLES_FRECHET)
+
+
+def manifolds(real: Array, fake: Array, k: int = NEIGHBOURS) -> dict[str, Estimate]:
+    """Precision, recall, density and coverage of features `fake` [N, D] against `real` [M, D], more than k each."""
+    real, fake = _checked(real, fake)
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f"{len(real)} real and {len(fake)} generated pictures: more than {k} of each are needed")
+    apart = distances(real, fake)
+    in_real: Array = np.less_equal(apart, _radii(real, k)[:, None])
+    in_fake: Array = np.less_equal(apart, _radii(fake, k)[None, :])
+    held = in_real.any(0)
+    balls = in_real.sum(0) / k
+    return {
+        "precision": share(held),
+        "recall": _bootstrapped(len(fake), lambda chosen: float(in_fake[:, chosen].any(1).mean())),
+        "density": _bootstrapped(len(fake), lambda chosen: float(balls[chosen].mean()), math.inf),
+        "coverage": _bootstrapped(len(fake), lambda chosen: float(in_real[:, chosen].any(1).mean())),
+    }
+
+
+def fidelity(real: Array, fake: Array) -> dict[str, Estimate]:
+    """`frechet` and `manifolds` together, of features [M, D] and [N, D]."""
+    return {"frechet": frechet(real, fake), **manifolds(real, fake)}
+
+
+def shares(values: Sequence[str | None] | Array, names: Sequence[str]) -> dict[str, Estimate]:
+    """The share of each name among `values`, which may hold others."""
+    is_name = {name: np.array([value == name for value in values], float) for name in names}
+    return {name: share(hits) for name, hits in is_name.items()}
+
+
+def share(hits: Array) -> Estimate:
+    """The share of true ones in `hits` [N], N at least 1."""
+    hits = np.asarray(hits, float)
+    return _bootstrapped(len(hits), lambda chosen: float(hits[chosen].mean()))
+
+
+def memorisation(fake: Array, train: Array, held_out: Array) -> Memorisation:
+    """`Memorisation` by features `fake` [N, D], `train` [T, D] and `held_out` [M, D].
+
+    A training set that fills its space densely has good new pictures near it too: read it beside recall, and with
+    `median_ratio`, which only copies bring to 0.
+    """
+    fake, train = _checked(fake, train)
+    near, usual = distances(fake, train).min(1), distances(_checked(held_out, train)[0], train).min(1)
+    ratio = float(np.median(near) / np.median(usual)) if np.median(usual) > 0 else float("nan")
+    return Memorisation(share(near < np.percentile(usual, 5)), ratio)
+
+
+def distances(a: Array, b: Array) -> Array:
+    """Euclidean distances of features [M, D] and [N, D]: [M, N]."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
+    return np.sqrt(np.maximum(squares, 1e-12))  # rounding: equal pictures are 1e-6 apart
+
+
+def _radii(points: Array, k: int) -> Array:
+    """Distance of each point [M, D] to its k-th nearest other one: [M]."""
+    return np.partition(distances(points, points), k, axis=1)[:, k]
+
+
+def _checked(real: Array, fake: Array) -> tuple[Array, Array]:
+    pair = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+    if any(x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all() for x in pair) or pair[0].shape[1] != pair[1].shape[1]:
+        raise ValueError(
+            "two sets of features are needed, finite [M, D] and [N, D] of two pictures or more, as `features` makes "
+            f"them; got {list(pair[0].shape)} and {list(pair[1].shape)}"
+        )
+    return pair
+
+
+def _bootstrapped(
+    count: int, measure: Callable[[Array], float], most: float = 1.0, resamples: int = RESAMPLES
+) -> Estimate:
+    """`measure` of all `count` pictures, with the interval that resamples of their positions give, within [0, most]."""
+    random = np.random.Generator(np.random.PCG64(0))
+    value = measure(np.arange(count))
+    drawn = np.array([measure(random.integers(count, size=count)) for _ in range(resamples)])
+    low, high = value + np.percentile(drawn - drawn.mean(), _TAILS)
+    return Estimate(value, max(float(low), 0.0), min(float(high), most))
