@@ -1,0 +1,89 @@
+"""Halves of pictures, and energies made of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bridge_ebm
+from bridge_ebm import data, mirror, recipes
+from bridge_ebm.errors import InputError
+from bridge_ebm.multiscale import MultiscaleEnergy, layers
+
+
+def test_halves_of_an_unfolded_half_are_that_half_twice():
+    left = jax.random.normal(jax.random.key(0), (3, 4, 5, 1))
+    np.testing.assert_array_equal(mirror.halves(mirror.unfold(left)), jnp.concatenate([left, left]))
+
+
+def test_both_halves_of_a_picture_count():
+    def half_energy(x):
+        return (x * jnp.arange(1.0, 4.0)[None, None, :, None]).sum((1, 2, 3))
+
+    picture = jnp.arange(12.0).reshape(1, 2, 6, 1)
+    np.testing.assert_allclose(
+        mirror.energy_of_halves(half_energy, picture), 0 + 2 + 6 + 6 + 14 + 24 + 5 + 8 + 9 + 11 + 20 + 27
+    )
+    np.testing.assert_allclose(
+        mirror.energy_of_halves(half_energy, picture[:, :, ::-1]), mirror.energy_of_halves(half_energy, picture)
+    )
+
+
+def test_a_chain_from_symmetric_noise_stays_symmetric():
+    energy_fn = jax.tree_util.Partial(mirror.energy_of_halves, jax.tree_util.Partial(wavy))
+    start = mirror.unfold(jax.random.uniform(jax.random.key(1), (2, 8, 12, 1), minval=-1))
+    settings = bridge_ebm.LangevinSettings(50, 0.01, 0.0, 10.0)
+    end = np.asarray(bridge_ebm.sample(jax.random.key(2), start, energy_fn, settings))
+    assert np.abs(end - start).max() > 0.1
+    np.testing.assert_array_equal(end, end[:, :, ::-1])
+
+
+def wavy(x):
+    return jnp.sin(3 * x).sum((1, 2, 3)) + (x[:, :, 1:] * x[:, :, :-1]).sum((1, 2, 3))
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 192), (128, 512)])
+def test_the_pictures_that_were_not_rotated_are_symmetric(height, width):
+    dataset = data.procedural(height, width, per_type=30)
+    rotations = np.tile([variant.rotation for variant in recipes.paper_plan(30)], 8)
+    np.testing.assert_array_equal(mirror.is_symmetric(dataset.images), rotations == 0)
+    halves = data.mirror_halves(dataset)
+    assert halves.images.shape == (2 * (rotations == 0).sum(), height, width // 2)
+    count = len(halves.images) // 2
+    np.testing.assert_array_equal(halves.labels[:count], halves.labels[count:])
+    np.testing.assert_array_equal(halves.images[0], dataset.images[rotations == 0][0, :, : width // 2])
+
+
+def test_a_data_set_without_symmetric_pictures_is_refused():
+    lopsided = np.zeros((3, 8, 16), np.uint8)
+    lopsided[:, :, :3] = 255
+    dataset = data.Dataset(lopsided, np.zeros(3, np.int32), np.zeros(3, np.int32), ("beam",))
+    with pytest.raises(InputError, match="--mirror: none of these pictures"):
+        data.mirror_halves(dataset)
+
+
+@pytest.mark.parametrize(("height", "count"), [(16, 2), (48, 4), (128, 5)])
+def test_the_network_has_a_layer_for_every_scale(height, count):
+    assert [filters for filters, _ in layers(height, 8)] == [8, 16, 32, 32, 32][:count]
+
+
+def test_the_network_judges_each_picture_alone_and_by_its_class():
+    network = MultiscaleEnergy(8, 3)
+    images = jax.random.normal(jax.random.key(0), (4, 16, 24, 1))
+    variables = network.init(jax.random.key(1), images)
+    embeds = [name for name in variables["params"] if name.startswith("Embed")]
+    assert len(embeds) == 2
+    for k, name in enumerate(embeds):  # classes are alike before training
+        leaf = variables["params"][name]["embedding"]
+        variables["params"][name]["embedding"] = jax.random.normal(jax.random.key(k), leaf.shape)
+    labels = jnp.array([0, 1, 2, 3])
+    together = network.apply(variables, images, labels)
+    alone = [network.apply(variables, images[k : k + 1], labels[k : k + 1])[0] for k in range(4)]
+    np.testing.assert_allclose(together, jnp.stack(alone), rtol=2e-5)
+    np.testing.assert_array_equal(network.apply(variables, images), network.apply(variables, images, 3))
+    assert np.abs(network.apply(variables, images, 0) - network.apply(variables, images, 1)).min() > 1e-3
+
+
+def test_the_default_network_has_1_6_million_parameters():
+    variables = jax.eval_shape(lambda: MultiscaleEnergy(64, 8).init(jax.random.key(0), jnp.zeros((1, 48, 96, 1))))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 1_564_225

@@ -1,0 +1,229 @@
+"""Gradient regression and its contrastive finish."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+import bridge_ebm
+from bridge_ebm import accumulate, checkpoint, data, objectives, regression, runs
+from bridge_ebm.errors import InputError
+from bridge_ebm.optimizer import make_optimizer, moved_average
+from bridge_ebm.settings import TrainSettings
+from bridge_ebm.state import init_state
+from bridge_ebm.train import make_train_step
+from bridge_ebm.workdir import read_metrics
+
+CLASSES = 8
+
+
+@pytest.fixture
+def small(tiny):
+    """A conditional run on halves whose finish begins after 3 updates."""
+    return dataclasses.replace(
+        tiny,
+        network="multiscale",
+        channels=8,
+        conditional=True,
+        mirror=True,
+        objective="equilibrium",
+        ema=0.9,
+        warmup=2,
+        norm_clip=1.0,
+        finish_after=3,
+        finish_chains=6,
+        buffer_size=18,
+        restart=0.5,
+        step_size=0.005,
+        noise=0.0,
+        gradient_clip=100.0,
+    )
+
+
+@pytest.fixture
+def dataset(small):
+    return data.mirror_halves(data.procedural(small.height, small.width, per_type=small.per_type))
+
+
+def test_the_well_around_a_picture_has_no_error_close_to_it():
+    """Near the picture the target is 20 (1 - t)(x1 - x0) = -20 (x_t - x1): the slope of 10 |x - x1|^2."""
+    noise, real = (jax.random.normal(jax.random.key(k), (3, 4, 6, 1)) for k in range(2))
+    t = jnp.array([0.81, 0.9, 0.99])
+    mixed = noise + t[:, None, None, None] * (real - noise)
+    np.testing.assert_allclose(
+        objectives.regression_error(20 * (mixed - real), noise, real, t, "equilibrium"), 0, atol=1e-9
+    )
+    far = objectives.regression_error(20 * (mixed - real), noise, real, t - 0.5, "equilibrium")
+    assert far.min() > 0.05
+
+
+def test_target_speeds():
+    t = np.array([0.0, 0.5, 0.8, 0.9, 1.0])
+    np.testing.assert_allclose(objectives.target_speed(t, "equilibrium"), [4, 4, 4, 2, 0], atol=1e-12)
+    np.testing.assert_array_equal(objectives.target_speed(t, "energy_matching"), np.ones(5))
+
+
+def test_noise_is_paired_by_optimal_transport_within_each_class():
+    noise, real = (jax.random.normal(jax.random.key(k), (12, 3, 5, 1)) for k in range(2))
+    labels = jnp.arange(12) % 3
+    paired = np.asarray(regression.paired_noise(noise, real, labels))
+    for label in range(3):
+        mine = np.flatnonzero(np.asarray(labels) == label)
+        cost = np.square(np.asarray(noise)[mine, None] - np.asarray(real)[None, mine]).sum((2, 3, 4))
+        rows, columns = linear_sum_assignment(cost)
+        expected = np.empty_like(paired[mine])
+        expected[columns] = np.asarray(noise)[mine][rows]
+        np.testing.assert_array_equal(paired[mine], expected)
+
+
+def test_the_finish_drops_the_highest_fakes_and_lets_go_at_the_floor():
+    real, fake = jnp.array([1.0, 3.0]), jnp.array([0.0, 2.0, 4.0, 100.0])
+    loss, real_mean, fake_mean = objectives.floored_contrast(real, fake, floor=5.0, trim=0.25)
+    assert (float(loss), float(real_mean), float(fake_mean)) == (0.0, 2.0, 2.0)
+    slope = jax.grad(lambda f: objectives.floored_contrast(real, f, 5.0, 0.25)[0])(fake)
+    np.testing.assert_allclose(slope, [-1 / 3, -1 / 3, -1 / 3, 0])
+    gone = jax.grad(lambda f: objectives.floored_contrast(real, f, 5.0, 0.25)[0])(fake + 10)
+    assert not gone.any()
+
+
+def test_a_gradient_in_parts_is_the_gradient(monkeypatch):
+    params = {"w": jax.random.normal(jax.random.key(0), (4, 3))}
+    batch = jax.random.normal(jax.random.key(1), (6, 2, 2, 1)), jnp.arange(6.0)
+
+    def total(params, batch):
+        images, weights = batch
+        values = jnp.tanh(images.reshape(-1, 4) @ params["w"]).sum(1) * weights
+        return values.sum(), values
+
+    whole, values = jax.grad(total, has_aux=True)(params, batch)
+    monkeypatch.setattr(accumulate, "CHUNK_PIXELS", 4 * 4)  # 4 images do not divide 6, so parts of 3
+    parts, figures = jax.jit(lambda p, b: accumulate.gradient_of_sum(total, p, b))(params, batch)
+    np.testing.assert_allclose(parts["w"], whole["w"], rtol=1e-5)
+    np.testing.assert_allclose(figures, values, rtol=1e-6)
+
+
+def test_warm_up_and_finish_set_the_learning_rate(tiny):
+    settings = dataclasses.replace(
+        tiny, learning_rate=0.1, warmup=4, objective="equilibrium", finish_after=6, finish_learning_rate=0.01, finish_chains=8
+    )
+    optimizer, params = make_optimizer(settings), jnp.zeros(())
+    state, moves = optimizer.init(params), []
+    for _ in range(8):
+        update, state = optimizer.update(jnp.ones(()), state)
+        moves.append(-float(update))
+    np.testing.assert_allclose(moves, [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-4)
+
+
+def test_norm_clip_bounds_the_gradient(tiny):
+    """Adam forgets a common scale, so clipping shows where two gradients differ in size."""
+    run = {}
+    for clip in (0.0, 1.0):
+        optimizer = make_optimizer(dataclasses.replace(tiny, norm_clip=clip))
+        state = optimizer.init(jnp.zeros(2))
+        for gradient in (jnp.array([3.0, 4.0]), jnp.array([0.3, 0.4])):
+            update, state = optimizer.update(gradient, state)
+        run[clip] = update
+    assert abs(run[0.0][0] / run[1.0][0]) < 0.9
+
+
+def test_the_average_lags_behind():
+    np.testing.assert_allclose(moved_average({"a": jnp.ones(2)}, {"a": jnp.zeros(2)}, 0.9)["a"], [0.9, 0.9])
+
+
+def test_training_lowers_the_error_and_the_average_is_the_model(small, dataset, tmp_path):
+    settings = dataclasses.replace(small, finish_after=0, learning_rate=3e-3, epochs=40)
+    state = runs.run_training(settings, dataset, tmp_path, max_updates=60)
+    rows = read_metrics(tmp_path)
+    errors = [row["regression"] for row in rows]
+    assert np.mean(errors[-5:]) < 0.5 * np.mean(errors[:3])
+    assert all(row["loss"] == row["regression"] and row["real"] is None for row in rows)
+    model = bridge_ebm.load_model(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, model.params, state.average)
+    assert not np.array_equal(state.params["Dense_0"]["kernel"], state.average["Dense_0"]["kernel"])
+
+
+def test_the_finish_starts_at_pictures_and_keeps_its_chains(small, dataset):
+    step, examples = make_train_step(small, CLASSES), data.examples(dataset)
+    state = init_state(small, CLASSES)
+    noise = np.asarray(state.buffer.images)
+    for _ in range(3):
+        state, metrics = step(state, examples)
+    assert np.isnan(metrics.real) and np.array_equal(state.buffer.images, noise)
+    state, metrics = step(state, examples)
+    assert np.isfinite([metrics.real, metrics.fake, metrics.cdiv]).all()
+    # Untouched places hold pictures of their class; place 8 is of "no class".
+    pictures = np.asarray(data.to_uint8(state.buffer.images))
+    labels = {picture.tobytes(): label for picture, label in zip(dataset.images, dataset.labels, strict=True)}
+    found = [labels.get(picture.tobytes()) for picture in pictures]
+    untouched = [place for place, label in enumerate(found) if label is not None]
+    assert len(untouched) >= small.buffer_size - small.finish_chains
+    assert all(found[place] == place % 9 for place in untouched if place % 9 < CLASSES)
+    after = np.asarray(step(state, examples)[0].buffer.images)
+    moved = [
+        place for place in range(small.buffer_size) if not np.array_equal(data.to_uint8(after[place]), pictures[place])
+    ]
+    assert 0 < len(moved) <= small.finish_chains
+
+
+def test_a_run_through_its_finish_continues_bit_for_bit(small, dataset, tmp_path):
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = runs.run_training(small, dataset, tmp_path / "whole", max_updates=6)
+    for updates in (2, 4, 6):
+        parts = runs.run_training(small, dataset, tmp_path / "parts", max_updates=updates)
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    assert checkpoint.newest_step(tmp_path / "parts") == 6
+
+
+def test_a_conditional_model_knows_its_sub_types(small, dataset, tmp_path):
+    runs.run_training(dataclasses.replace(small, learning_rate=0.01), dataset, tmp_path, max_updates=4)
+    model = bridge_ebm.load_model(tmp_path)
+    assert model.settings.subtypes == dataset.subtypes
+    images = model.start(jax.random.key(0), 3)
+    np.testing.assert_array_equal(images, images[:, :, ::-1])
+    energies = {name: np.asarray(model.energy(name)(images)) for name in (None, *dataset.subtypes)}
+    assert len({values.tobytes() for values in energies.values()}) == 9
+    np.testing.assert_allclose(energies["beam"], 2 * model.half_energy("beam")(images[:, :, :16]), rtol=1e-5)
+    with pytest.raises(ValueError, match="'rope': it knows beam, "):
+        model.energy("rope")
+    # Drawing halves is drawing whole symmetric pictures.
+    start_key, chain_key = jax.random.split(jax.random.key(5))
+    whole = bridge_ebm.sample(chain_key, model.start(start_key, 2), model.energy("beam"), model.settings.langevin)
+    np.testing.assert_allclose(model.draw(jax.random.key(5), 2, "beam"), whole, atol=1e-5)
+    assert not np.array_equal(model.draw(jax.random.key(5), 2, "beam", num_steps=1), whole)
+
+
+@pytest.mark.parametrize("objective", ["equilibrium", "energy_matching"])
+def test_an_unconditional_network_regresses_too(small, dataset, objective):
+    settings = dataclasses.replace(small, network="paper", conditional=False, objective=objective, finish_after=1)
+    step, examples = make_train_step(settings, CLASSES), data.examples(dataset)
+    state = init_state(settings, CLASSES)
+    for _ in range(2):
+        state, metrics = step(state, examples)
+    assert np.isfinite([metrics.loss, metrics.real, metrics.fake]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "paper"}, "--conditional: only --network=multiscale"),
+        ({"objective": "contrastive"}, "--conditional: only --network=multiscale"),
+        ({"width": 33}, "--mirror: --width=33 cannot be halved"),
+        ({"finish_chains": 19}, "--buffer_size=18: does not hold the chains of one update; use at least 19"),
+        ({"finish_trim": 1.0}, "--finish_trim=1.0"),
+        ({"conditional": 1}, "--conditional=1: must be of type bool"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(small, changes, message):
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**{**vars(small), **changes})
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_step_lowers_for_accelerators(small, dataset, platform):
+    step = make_train_step(small, CLASSES)
+    arguments = init_state(small, CLASSES), data.examples(dataset)
+    assert "stablehlo.convolution" in jax.export.export(step, platforms=(platform,))(*arguments).mlir_module()
