@@ -11,8 +11,9 @@ All need a ceiling, what as many training pictures score against the same real o
 
 Intervals are 95% bootstrap ones over the generated pictures, the real ones fixed. Balls keep the radii of the whole
 sets, as drawing a picture twice would shrink them. A resample holds only 63% of the pictures, which alone makes some
-figures worse, so the spread of the resamples is taken about their own mean and laid about the figure. They are the only place where chance plays a part: NumPy's PCG64,
-seed 0, whose stream NumPy may change between versions, which would move their ends within their own uncertainty.
+figures worse, so the spread of the resamples is taken about their own mean and laid about the figure. The intervals are
+the only place where chance plays a part: NumPy's PCG64, seed 0, whose stream NumPy may change between versions, which
+would move their ends within their own uncertainty.
 """
 
 import math
@@ -87,7 +88,7 @@ def manifolds(real: Array, fake: Array, k: int = NEIGHBOURS) -> dict[str, Estima
     apart = distances(real, fake)
     in_real: Array = np.less_equal(apart, _radii(real, k)[:, None])
     in_fake: Array = np.less_equal(apart, _radii(fake, k)[None, :])
-    held = in_real.any(0)
+    held = np.asarray(in_real.any(0))
     balls = in_real.sum(0) / k
     return {
         "precision": share(held),

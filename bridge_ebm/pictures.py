@@ -78,6 +78,16 @@ def find_pictures(root: Path) -> dict[str, list[Path]]:
     return {name: groups[name] for name in [*ours, *(name for name in groups if name not in ours)]}
 
 
+def find_loose_pictures(root: Path) -> list[Path]:
+    """Picture files that lie in `root` itself, in natural order, where none of its sub-folders holds any; else []."""
+    if not root.is_dir():
+        return []
+    entries = _visible(root)
+    if any(_is_picture(inner) for entry in entries if entry.is_dir() for inner in _visible(entry)):
+        return []
+    return [entry for entry in entries if _is_picture(entry)]
+
+
 def _grey(image: Image.Image) -> np.ndarray:
     """Any mode of Pillow to float32 grey [h, w] in [0, 255]; transparent parts take the colour that sets ink off."""
     if image.mode.startswith(("I", "F")):

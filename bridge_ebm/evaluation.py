@@ -1,0 +1,204 @@
+"""The report on a set of pictures: every measure, beside what held-out real pictures score."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from bridge_ebm import data, metrics, structure
+from bridge_ebm.data import Dataset
+from bridge_ebm.fidelity import NEIGHBOURS
+from bridge_ebm.settings import TrainSettings
+
+VERDICTS = ("A", "B", "C")
+CEILING = 200  # held-out pictures that are judged one by one for the ceilings
+Array = np.ndarray
+
+
+class Real(NamedTuple):
+    """The real pictures to measure against: the training set, the held-out test part, and skeletons for novelty."""
+
+    train: Dataset
+    test: Dataset
+    skeletons: metrics.Reference
+    symmetric_only: bool
+    held_out: bool
+
+
+class Judged(NamedTuple):
+    """What is known of each picture of a set: figures, which of them are in range, novelty, and verdict."""
+
+    figures: metrics.Definition
+    in_range: metrics.Definition
+    novelty: list[metrics.Novelty]
+    verdicts: list[str]
+
+    @property
+    def sharp(self) -> Array:
+        """Whether all four figures are in range, bool [N]."""
+        return np.all(self.in_range, axis=0)
+
+    @property
+    def nearest(self) -> list[str | None]:
+        """The sub-type that each picture's skeleton matches best."""
+        return [one.nearest for one in self.novelty]
+
+
+def real_pictures(training: TrainSettings) -> Real:
+    """The pictures of a training's own data description. Raises `InputError` where no test part can be made of it."""
+    size = training.height, training.width
+    if training.data == "procedural":
+        dataset = data.procedural(*size, training.recipe, training.per_type, training.seed, progress=True)
+    else:
+        dataset = data.load_folder(training.data, *size, progress=True)
+    train, test = data.split(dataset, training.split), data.split(dataset, "test")
+    if training.mirror:
+        train, test = data.symmetric_part(train), data.symmetric_part(test)
+    drawn_as_paper = training.data == "procedural" and training.recipe == "paper"
+    skeletons = (
+        metrics.paper_reference(*size)
+        if drawn_as_paper
+        else metrics.reference(train.images, train.labels, train.subtypes)
+    )
+    return Real(train, test, skeletons, training.mirror, held_out=training.split not in ("all", "test"))
+
+
+def of_subtypes(dataset: Dataset, names: set[str]) -> Dataset:
+    """The part of a data set that is of these sub-types."""
+    return chosen(dataset, np.isin(dataset.labels, [dataset.subtypes.index(name) for name in names]))
+
+
+def evenly(dataset: Dataset, count: int) -> Dataset:
+    """At most `count` pictures, spread over the data set."""
+    count = min(count, len(dataset.images))
+    return chosen(dataset, np.arange(count) * len(dataset.images) // count)
+
+
+def chosen(dataset: Dataset, where: Array) -> Dataset:
+    """The pictures at these positions."""
+    return dataset._replace(images=dataset.images[where], labels=dataset.labels[where], base=dataset.base[where])
+
+
+def names_of(dataset: Dataset) -> list[str | None]:
+    """The sub-type of every picture."""
+    return [dataset.subtypes[label] for label in dataset.labels]
+
+
+def judge(images: Array, skeletons: metrics.Reference, progress: bool = False) -> Judged:
+    """Everything that is known of each picture by itself, uint8 [N, H, W]; 40 to 60 ms each."""
+    figures = metrics.definition(images)
+    verdicts = [structure.analyse(image).verdict for image in tqdm(images, "judging", disable=not progress)]
+    return Judged(figures, metrics.in_range(figures, *images.shape[1:]), metrics.novelty(images, skeletons), verdicts)
+
+
+def report(images: Array, asked: Sequence[str | None], judged: Judged, real: Real) -> dict[str, Any]:
+    """Every measure of pictures uint8 [N, H, W]; `asked` says of which sub-type each should be (None: of any)."""
+    picked = evenly(real.test, CEILING)
+    ceiling = judge(picked.images, real.skeletons)
+    return {
+        "reference": {
+            "train_pictures": len(real.train.images),
+            "test_pictures": len(real.test.images),
+            "judged_for_ceilings": len(picked.images),
+            "mirror_symmetric_part_only": real.symmetric_only,
+            "held_out_from_training": real.held_out,
+        },
+        "definition": _definition(judged, ceiling, *images.shape[1:]),
+        "class_accuracy": _accuracy(judged.nearest, asked, ceiling.nearest, names_of(picked)),
+        "classes": _classes(judged, asked, real),
+        "verdicts": {
+            name: _beside(
+                metrics.share(np.equal(judged.verdicts, name)),
+                metrics.share(np.equal(ceiling.verdicts, name)),
+            )
+            for name in VERDICTS
+        },
+        **_sets(images, real),
+        "novelty": _novelty(images, judged),
+    }
+
+
+def _beside(value: metrics.Estimate, ceiling: metrics.Estimate) -> dict[str, float]:
+    return {**value._asdict(), **{f"ceiling_{name}": number for name, number in ceiling._asdict().items()}}
+
+
+def _definition(judged: Judged, ceiling: Judged, height: int, width: int) -> dict[str, Any]:
+    limits = metrics.real_range(height, width)
+    each = {
+        name: {
+            "range": list(getattr(limits, name)),
+            "median": float(np.nanmedian(values)) if np.isfinite(values).any() else None,
+            **_beside(
+                metrics.share(getattr(judged.in_range, name)),
+                metrics.share(getattr(ceiling.in_range, name)),
+            ),
+        }
+        for name, values in judged.figures._asdict().items()
+    }
+    sharp = _beside(metrics.share(judged.sharp), metrics.share(ceiling.sharp))
+    return {**each, "sharp": sharp, "blends_decidable": metrics.blends_decidable(height, width)}
+
+
+def _accuracy(
+    nearest: Sequence[str | None],
+    asked: Sequence[str | None],
+    real_nearest: Sequence[str | None],
+    real_names: Sequence[str | None],
+) -> dict[str, float] | None:
+    hits = [near == name for near, name in zip(nearest, asked, strict=True) if name is not None]
+    if not hits:
+        return None
+    real_hits = [near == name for near, name in zip(real_nearest, real_names, strict=True)]
+    return _beside(metrics.share(np.array(hits)), metrics.share(np.array(real_hits)))
+
+
+def _classes(judged: Judged, asked: Sequence[str | None], real: Real) -> dict[str, Any]:
+    """Of every sub-type: its share by nearest neighbour; and of the pictures asked to be one, what became of them."""
+    nearest, verdicts = np.array(judged.nearest, object), np.array(judged.verdicts)
+    found = metrics.shares(judged.nearest, real.test.subtypes)
+    usual = metrics.shares(names_of(real.test), real.test.subtypes)
+    rows: dict[str, Any] = {}
+    for name in real.test.subtypes:
+        rows[name] = _beside(found[name], usual[name])
+        mine = np.array([one == name for one in asked])
+        if mine.any():
+            rows[name] |= {
+                "asked": int(mine.sum()),
+                "drawn_as_asked": float((nearest[mine] == name).mean()),
+                "sharp": float(judged.sharp[mine].mean()),
+                "verdict_A": float((verdicts[mine] == "A").mean()),
+            }
+    return rows
+
+
+def _sets(images: Array, real: Real) -> dict[str, Any]:
+    """Fidelity and memorisation; null where there are too few pictures for them."""
+    test, train = metrics.features(real.test.images), metrics.features(real.train.images)
+    fake = metrics.features(images)
+    if min(len(test), len(fake), len(train)) <= NEIGHBOURS:
+        return {"fidelity": None, "memorisation": None}
+    count = min(len(fake), len(train))
+    usual = metrics.fidelity(test, train[np.arange(count) * len(train) // count])
+    found = metrics.fidelity(test, fake)
+    copied = metrics.memorisation(fake, train, test)
+    return {
+        "fidelity": {name: _beside(found[name], usual[name]) for name in found},
+        "memorisation": {**copied.share._asdict(), "median_ratio": copied.median_ratio, "held_out_value": 0.05},
+    }
+
+
+def _novelty(images: Array, judged: Judged) -> dict[str, Any]:
+    novel = np.array([one.novel for one in judged.novelty])
+    good = novel & judged.sharp & (np.array(judged.verdicts) == "A")
+    order = np.flatnonzero(good)
+    return {
+        "novel": metrics.share(novel)._asdict(),
+        "median_mismatch": float(np.median([one.mismatch for one in judged.novelty])),
+        "kinds": {
+            kind: sum(one.kind == kind for one in judged.novelty)
+            for kind in ("known", "variant", "combination", "new shape", "blank")
+        },
+        "novel_sharp_A": int(good.sum()),
+        "novel_sharp_A_distinct": len(metrics.distinct(images[order])) if len(order) else 0,
+    }
