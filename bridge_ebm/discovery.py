@@ -264,7 +264,7 @@ def _nearest(image: np.ndarray, subtype: str | None) -> np.ndarray | None:
     return np.asarray(base[int(np.abs(base.astype(float) - image).mean((1, 2)).argmin())])
 
 
-def claim(folder: Path, model: Model, request: Request, held: Held | None, num: int) -> None:
+def claim(folder: Path, model: Model, request: Request, held: Held | None) -> None:
     """Note in `folder` what is asked for, or check that it is what was asked there before (more candidates may be).
 
     Raises an `InputError` for the folder of another request.

@@ -33,6 +33,7 @@ TIE = 20.0  # stiffness between companions where regions meet; a gradient step o
 BLEND = 0.5  # weight of each energy in the way "blend"
 AGAINST = 0.3  # strength of the negated energy in the way "without"
 BOUND = 0.1  # of the energy between noise and a real picture: the most that negation adds or takes away
+MELT = 1e-3  # of the same energy: the temperature of the mixture in the way "either"
 
 
 class Held(NamedTuple):
@@ -343,7 +344,7 @@ def _mixture(studio: Studio, way: str, drawn: Sequence[Plan]) -> Partial:
             Partial(_above, energy, jnp.asarray(studio.levels[k], jnp.float32))
             for energy, k in ((mine, first), (other, second))
         ]
-        return compose.disjunction(both, temperature=BOUND * studio.drop)
+        return compose.disjunction(both, temperature=MELT * studio.drop)
     unwanted = Partial(_above, other, jnp.asarray(studio.levels[second], jnp.float32))
     return compose.conjunction([mine, compose.negation(unwanted, 0.0, AGAINST, BOUND * studio.drop)])
 

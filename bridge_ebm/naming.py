@@ -17,7 +17,7 @@ ABOVE = {
     "harp_cable_stayed": "harp stays",
     "fan_cable_stayed": "fan stays",
     "vertical_suspension": "suspension cable",
-    "diagonal_suspension": "suspension cable with diagonal hangers",
+    "diagonal_suspension": "diagonal-hanger suspension cable",
 }
 BELOW = {"deck_arch": "deck arch", "v_pier_frame": "V piers"}
 WHOLE = {
@@ -112,14 +112,18 @@ def name(found: tuple[Region, ...]) -> str:
     left, main, right = ((at[span, True], at[span, False]) for span in SPANS)
     if left == main == right:
         return _uniform(*main)
-    legs = any(below == "v_pier_frame" for _, below in (left, main, right))
-    (a, b, c), plainly = ((_words(*span) for span in (left, main, right)), _words(*main))
-    text = f"{plainly} main span" if " over " not in plainly else f"main span of {plainly}"
-    if a == c:
-        text += "" if a == b else f" with {_article(a)} on the side spans"
-    else:
-        text += f" with {_article(a)} on the left and {_article(c)} on the right side span"
-    return text + (" on V piers" if legs else "")
+    below = {under for _, under in (left, main, right)}
+    # Deck arches below all of it, and V piers, which reach from span to span, are said once.
+    all_over = below == {"deck_arch"} and all(over for over, _ in (left, main, right))
+    once = "deck_arch" if all_over else "v_pier_frame" if "v_pier_frame" in below else UNKNOWN
+    foot = {"deck_arch": " over deck arches", "v_pier_frame": " on V piers"}.get(once, "")
+    shown = [_words(over, "" if under == once and foot else under) for over, under in (left, main, right)]
+    text = f"{shown[1]} main span" if " over " not in shown[1] else f"main span of {_article(shown[1])}"
+    if shown[0] != shown[2]:
+        text += f" with {_article(shown[0])} on the left and {_article(shown[2])} on the right side span"
+    elif shown[0] != shown[1]:
+        text += f" with {_article(shown[0])} on the side spans"
+    return text + foot
 
 
 def _uniform(above: str, below: str) -> str:
@@ -133,9 +137,8 @@ def _uniform(above: str, below: str) -> str:
 
 
 def _words(above: str, below: str) -> str:
-    """One span in words; V piers are said once for the whole."""
-    over = ABOVE.get(above, above)
-    under = "" if below == "v_pier_frame" else BELOW.get(below, below)
+    """One span in words."""
+    over, under = ABOVE.get(above, above), BELOW.get(below, below)
     if over and under:
         return f"{over} over {_article(under)}"
     return over or under or BARE

@@ -134,9 +134,11 @@ def _meets(choice: tuple[Span, Span, Span, str], wishes: Wishes) -> bool:
 
 def _stands(left: Span, main: Span, right: Span) -> bool:
     """Whether the rules of the trade let the three spans stand side by side."""
+    spans = left, main, right
     carried = main.above not in PLAIN or main.below != "beam"
-    straddling = {span.below == "v_pier_frame" for span in (left, main, right)}
-    return carried and len(straddling) == 1 and _pulls(left, main) and _pulls(right, main)
+    legs = sum(span.below == "v_pier_frame" for span in spans)
+    footed = legs == 0 or (legs == 3 and not any(span.above in TOWERED for span in spans))
+    return carried and footed and _pulls(left, main) and _pulls(right, main)
 
 
 def _pulls(side: Span, main: Span) -> bool:
@@ -164,6 +166,20 @@ def parse_mix(ways: Sequence[str]) -> tuple[tuple[str, float], ...]:
         if way not in WAYS:
             raise InputError(f"--ways={','.join(ways)}: no way {way!r}; choose from {', '.join(WAYS)}")
     return tuple((way, 1.0) for way in dict.fromkeys(ways)) or tuple(MIX.items())
+
+
+def possible(
+    mix: tuple[tuple[str, float], ...], wishes: Wishes, known: tuple[str, ...]
+) -> tuple[tuple[str, float], ...]:
+    """The ways of a mix that can meet the wishes; the whole mix where none can."""
+    return tuple((way, share) for way, share in mix if _possible(way, wishes, known)) or mix
+
+
+def _possible(way: str, wishes: Wishes, known: tuple[str, ...]) -> bool:
+    try:
+        return bool(_choices(way, wishes, known))
+    except InputError:
+        return False
 
 
 def check(mix: Sequence[tuple[str, float]], wishes: Wishes, known: tuple[str, ...]) -> None:

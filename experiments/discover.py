@@ -18,6 +18,7 @@ other), subtype (one alone), restart (chains that go on from a training's replay
 """
 
 import json
+import math
 from pathlib import Path
 
 import cli
@@ -27,7 +28,7 @@ from absl import flags
 from tqdm.auto import tqdm
 
 import bridge_ebm
-from bridge_ebm import discovery, generate, metrics, mirror, plans, settings
+from bridge_ebm import data, discovery, generate, metrics, mirror, plans, settings
 from bridge_ebm.errors import InputError
 from bridge_ebm.models import SETTINGS_FILE
 from bridge_ebm.runs import continue_state
@@ -48,14 +49,13 @@ TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "Temperature of the chains 
 def main() -> None:
     """Make, judge, rank and show."""
     model = bridge_ebm.load_model(cli.model_or_default(MODEL.value))
-    request = discovery.Request(SEED.value, plans.parse_mix(WAYS.value), read_wishes(model), TEMPERATURE.value)
+    request = read_request(model)
     held = None if KEEP.value is None else discovery.read_held(Path(KEEP.value).expanduser(), model.height, model.width)
     studio = generate.open_studio(model, held, read_buffer(model, request))
     if request.temperature:
         studio = studio._replace(settings=heated(studio.settings, request.temperature))
-    plans.check(request.mix, request.wishes, studio.subtypes)
     out = cli.output_folder(OUT.value)
-    discovery.claim(out, model, request, held, NUM.value)
+    discovery.claim(out, model, request, held)
     records = make(out, studio, request)
     counts = discovery.write_results(out, records)
     print(table(counts))
@@ -71,6 +71,18 @@ def make(out: Path, studio: generate.Studio, request: discovery.Request) -> list
             bar.set_postfix_str(f"{sum(map(discovery.is_design, records))} novel, sharp and A", refresh=False)
             bar.update(len(group))
     return records
+
+
+def read_request(model: bridge_ebm.Model) -> discovery.Request:
+    """What the flags ask for; an `InputError` names a flag that cannot be."""
+    wishes, known = read_wishes(model), model.settings.subtypes
+    mix = plans.parse_mix(WAYS.value)
+    if not WAYS.value:
+        mix = plans.possible(mix, wishes, known)
+    plans.check(mix, wishes, known)
+    if not math.isfinite(TEMPERATURE.value):
+        raise InputError(f"--temperature={TEMPERATURE.value}: must be a finite number")
+    return discovery.Request(SEED.value, mix, wishes, TEMPERATURE.value)
 
 
 def read_wishes(model: bridge_ebm.Model) -> plans.Wishes:
@@ -100,20 +112,38 @@ def read_buffer(model: bridge_ebm.Model, request: discovery.Request) -> np.ndarr
     """Pictures of the training's replay buffer where the way "restart" is asked for, else None."""
     if not any(way == "restart" for way, _ in request.mix):
         return None
-    folder = Path(MODEL.value or "").expanduser()
-    try:
-        record = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["training"]
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"--ways=restart: needs a training's work directory as --model, not {MODEL.value}") from None
-    trained = settings.from_dict(record, str(folder / SETTINGS_FILE))
-    buffer = continue_state(trained, folder, len(model.settings.subtypes)).buffer
+    trained = training_settings()
+    if trained is None:
+        raise InputError(f"--ways=restart: needs a training's work directory as --model, not {MODEL.value}")
+    buffer = continue_state(trained, Path(MODEL.value).expanduser(), len(model.settings.subtypes)).buffer
     images = buffer.images[(buffer.front + jnp.arange(int(buffer.size))) % len(buffer.images)]
     return np.asarray(images if KEEP.value is None or not model.settings.mirror else mirror.unfold(images))
 
 
+def training_settings() -> settings.TrainSettings | None:
+    """The settings of the training whose work directory --model names; None for a model without one."""
+    path = Path(MODEL.value or "").expanduser() / SETTINGS_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))["training"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return settings.from_dict(record, str(path))
+
+
 def training_set(studio: generate.Studio) -> metrics.Reference:
-    """Skeletons of the pictures that trained the model, beside which novelty is measured."""
-    return metrics.paper_reference(studio.height, studio.width)
+    """Skeletons of the pictures that trained the model, beside which novelty is measured.
+
+    A shipped model's, and those of the paper's recipe, are drawn anew; others are read as the training read them.
+    """
+    trained = training_settings()
+    if trained is None or (trained.data == "procedural" and trained.recipe == "paper"):
+        return metrics.paper_reference(studio.height, studio.width)
+    if trained.data == "procedural":
+        read = data.procedural(studio.height, studio.width, trained.recipe, trained.per_type, trained.seed)
+    else:
+        read = data.load_folder(trained.data, studio.height, studio.width)
+    seen = data.split(read, trained.split)
+    return metrics.reference(seen.images, seen.labels, seen.subtypes)
 
 
 def table(counts: dict[str, dict[str, int]]) -> str:

@@ -1,0 +1,447 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stand_in
+from conftest import ROOT
+from PIL import Image
+from stand_in import Settings, StandIn
+
+from bridge_ebm import bridges, data, discovery, generate, metrics, naming, plans, structure
+from bridge_ebm.discovery import Request
+from bridge_ebm.errors import InputError
+from bridge_ebm.generate import Held
+from bridge_ebm.plans import Plan, Span, Wishes
+
+HEIGHT, WIDTH = 48, 192
+DEFAULT = plans.parse_mix([])
+
+
+@pytest.fixture(scope="module")
+def studio() -> generate.Studio:
+    return generate.open_studio(StandIn())
+
+
+@pytest.fixture(scope="module")
+def real() -> metrics.Reference:
+    return metrics.paper_reference(HEIGHT, WIDTH)
+
+
+def drawn(seed, numbers, mix=DEFAULT, wishes=Wishes()):  # noqa: B008
+    return [plans.draw(seed, k, mix, wishes, bridges.SUBTYPES) for k in numbers]
+
+
+def composed(left, main, right, way="sides"):
+    """A plan of spans, each a sub-type or (above, below)."""
+    spans = [Span(span, span) if isinstance(span, str) else Span(*span) for span in (left, main, right)]
+    return Plan(way, (spans[0], spans[1], spans[2]))
+
+
+def collage(plan):
+    """The picture that a plan cuts out of the stand-in's bridges."""
+    names, masks = plans.masks(plan, HEIGHT, WIDTH)
+    return data.to_uint8(sum(m * np.asarray(StandIn().centre(n)[0]) for n, m in zip(names, masks, strict=True)))
+
+
+def test_a_plan_is_a_function_of_seed_and_number():
+    assert drawn(3, range(50)) == drawn(3, range(50))
+    assert drawn(3, [17]) == drawn(3, range(50))[17:18]
+    assert drawn(3, range(50)) != drawn(4, range(50))
+    ways = [plan.way for plan in drawn(0, range(600))]
+    for way, share in plans.MIX.items():
+        assert ways.count(way) / 600 == pytest.approx(share / sum(plans.MIX.values()), abs=0.07)
+
+
+def test_plans_of_the_default_mix_follow_the_rules_of_the_trade():
+    for plan in drawn(0, range(400)):
+        left, main, right = plan.spans
+        assert main.above not in plans.PLAIN or main.below != "beam"
+        for side in (left, right):
+            towers = (side.above in plans.TOWERED) + (main.above in plans.TOWERED)
+            assert towers != 1 or (side.above in plans.STAYED and main.above == "through_arch")
+        assert (plan.way == "sides") == (left != right)
+        assert len({name for span in plan.spans for name in span}) > 1
+        assert all(abs(seam - plans.PIER) <= plans.JITTER for seam in plan.seams)
+
+
+def test_wishes_are_met():
+    both = Wishes(combine=("fan_cable_stayed", "through_arch"))
+    for plan in drawn(0, range(40), plans.parse_mix(["spans", "sides"]), both):
+        assert {name for span in plan.spans for name in span} == set(both.combine)
+    spans = Wishes(main="deck_arch", sides=("through_arch", "beam"))
+    for plan in drawn(0, range(40), (("sides", 1.0),), spans):
+        left, main, right = plan.spans
+        assert "deck_arch" in main and {"through_arch", "beam"} <= {*left, *right}
+    alike = plans.parse_mix(["spans", "levels"])
+    assert all(plan.spans[0] == plan.spans[2] for plan in drawn(0, range(40), alike, Wishes(symmetric=True)))
+    # What the rules of the trade forbid is made when it is asked for.
+    (odd,) = drawn(0, [0], (("spans", 1.0),), Wishes(main="beam", sides=("fan_cable_stayed",)))
+    assert [span.above for span in odd.spans] == ["fan_cable_stayed", "beam", "fan_cable_stayed"]
+    with pytest.raises(InputError, match="--ways=spans: nothing can be made so"):
+        plans.check((("spans", 1.0),), Wishes(combine=("beam", "deck_arch", "through_arch")), bridges.SUBTYPES)
+
+
+def test_default_mix_drops_the_ways_that_cannot_meet_the_wishes():
+    mix = plans.possible(DEFAULT, Wishes(symmetric=True), bridges.SUBTYPES)
+    assert [way for way, _ in mix] == ["spans", "levels"]
+
+
+@pytest.mark.parametrize("height", [48, 128])
+def test_masks_of_a_plan_are_a_partition_of_unity(height):
+    names, masks = plans.masks(composed(("fan_cable_stayed", "deck_arch"), "through_arch", "beam"), height, 4 * height)
+    assert names == ("fan_cable_stayed", "through_arch", "beam", "deck_arch")
+    np.testing.assert_allclose(masks.sum(0), 1, atol=1e-6)
+    # The left span above the deck is the fan's, below it the deck arch's.
+    assert masks[0][height // 4, 4].item() > 0.99 and masks[3][3 * height // 4, 4].item() > 0.99
+    assert masks[1][height // 4, 2 * height].item() > 0.99 and masks[2][height // 4, -4].item() > 0.99
+
+
+def test_designs_are_cut_from_companions_and_settle(studio):
+    plan = composed("fan_cable_stayed", "through_arch", ("harp_cable_stayed", "deck_arch"))
+    alike = composed("deck_arch", "through_arch", "deck_arch", "spans")
+    made = generate.make_group(studio, 0, 0, [plan, alike])
+    for one, of in zip(made, (plan, alike), strict=True):
+        assert np.abs(one.picture.astype(int) - collage(of)).max() <= 12
+        np.testing.assert_array_equal(one.frames[-1], one.picture)
+        assert len(one.steps) == len(one.energies) == len(one.frames) == generate.FRAMES
+        assert list(one.steps) == sorted(set(one.steps))
+        # A chain under bowls only descends, but for the ties.
+        assert np.diff(one.energies[:-1]).max() < 0.1
+    np.testing.assert_array_equal(made[1].picture, made[1].picture[:, ::-1])
+    assert (made[0].picture != made[0].picture[:, ::-1]).any()
+
+
+def test_a_group_is_the_same_alone_and_another_seed_is_not(studio):
+    group = drawn(0, range(16))
+    one, other = (generate.make_group(studio, 0, 3, group) for _ in range(2))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a.frames, b.frames)
+    away = generate.make_group(studio, 1, 3, group)
+    assert (away[0].frames[0] != one[0].frames[0]).any()
+
+
+@pytest.mark.parametrize("way", ["blend", "either", "without", "subtype", "restart"])
+def test_ways_that_mix_energies_over_the_whole_picture(way):
+    buffer = np.full((3, HEIGHT, WIDTH // 2, 1), 0.5, np.float32)
+    studio = generate.open_studio(StandIn(), buffer=buffer)
+    span = Span("through_arch", "through_arch")
+    other = "" if way in ("subtype", "restart") else "harp_cable_stayed"
+    (one,) = generate.make_group(studio, 0, 0, [Plan(way, (span, span, span), other=other)])
+    mine, its = (data.to_unit(collage(composed(name, name, name))) for name in ("through_arch", "harp_cable_stayed"))
+    end = data.to_unit(one.picture)
+    if way == "blend":
+        np.testing.assert_allclose(end, (mine + its) / 2, atol=0.03)
+    elif way == "either":
+        assert min(np.abs(end - mine).max(), np.abs(end - its).max()) < 0.05
+    elif way == "without":
+        # Away from the one not wanted, as far as the bound lets it.
+        assert ((end - its) ** 2).sum() >= ((mine - its) ** 2).sum() - 1e-3
+    elif way == "subtype":
+        np.testing.assert_allclose(end, mine, atol=0.03)
+    else:
+        assert np.abs(data.to_unit(one.frames[0]) - 0.5).max() < 0.5
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_held_pixels_are_those_of_the_drawing_in_every_frame(symmetric):
+    mask, picture = np.zeros((HEIGHT, WIDTH, 1), bool), np.full((HEIGHT, WIDTH, 1), -1.0, np.float32)
+    mask[:, 30:34] = True
+    picture[10:20, 31] = data.to_unit(np.uint8([[200]]))[0, 0]
+    if symmetric:
+        mask, picture = mask | mask[:, ::-1], np.maximum(picture, picture[:, ::-1])
+    studio = generate.open_studio(StandIn(), Held(mask, picture))
+    assert studio.half == symmetric
+    span = Span("beam", "beam")
+    group = [composed("fan_cable_stayed", "through_arch", "deck_arch"), Plan("subtype", (span, span, span))]
+    wanted = data.to_uint8(picture)
+    for one in generate.make_group(studio, 0, 0, group):
+        for frame in one.frames:
+            np.testing.assert_array_equal(frame[mask[..., 0]], wanted[mask[..., 0]])
+        assert (one.picture[~mask[..., 0]] > 200).any()
+
+
+def test_a_model_of_whole_pictures_gives_the_same_designs():
+    plan = composed("fan_cable_stayed", "through_arch", ("harp_cable_stayed", "deck_arch"))
+    whole = generate.open_studio(StandIn(Settings(mirror=False)))
+    (one,) = generate.make_group(whole, 0, 0, [plan])
+    assert np.abs(one.picture.astype(int) - collage(plan)).max() <= 12
+
+
+def test_a_model_without_subtypes_is_refused():
+    with pytest.raises(ValueError, match="knows sub-types"):
+        generate.open_studio(StandIn(Settings(subtypes=())))
+
+
+def named(image, real):
+    return naming.regions(image, structure.analyse(image), real)
+
+
+@pytest.mark.parametrize("subtype", bridges.SUBTYPES)
+def test_real_bridges_get_their_own_names(subtype, real):
+    for width_index in (1, 13):
+        found = named(bridges.render(subtype, width_index, HEIGHT, WIDTH), real)
+        assert naming.name(found) == naming.WHOLE[subtype]
+        assert naming.families(found) in ((bridges.FAMILIES[subtype],), ())
+
+
+@pytest.mark.parametrize(
+    ("spans", "name", "families"),
+    [
+        (
+            ("fan_cable_stayed", "through_arch", "fan_cable_stayed"),
+            "through arch main span with fan stays on the side spans",
+            ("arch", "cable-stayed"),
+        ),
+        (
+            ("harp_cable_stayed", "vertical_suspension", "through_arch"),
+            "suspension cable main span with harp stays on the left and a through arch on the right side span",
+            ("arch", "cable-stayed", "suspension"),
+        ),
+        (
+            (("harp_cable_stayed", "deck_arch"), ("fan_cable_stayed", "deck_arch"), ("harp_cable_stayed", "deck_arch")),
+            "fan stays main span with harp stays on the side spans over deck arches",
+            ("arch", "cable-stayed"),
+        ),
+        (
+            ("deck_arch", ("through_arch", "deck_arch"), "deck_arch"),
+            "main span of a through arch over a deck arch with a deck arch on the side spans",
+            ("arch",),
+        ),
+        (
+            ("v_pier_frame", ("through_arch", "v_pier_frame"), "v_pier_frame"),
+            "through arch main span with a plain girder on the side spans on V piers",
+            ("beam", "arch"),
+        ),
+    ],
+)
+def test_names_say_what_the_picture_shows(spans, name, families, real):
+    found = named(collage(composed(*spans)), real)
+    assert naming.name(found) == name
+    assert naming.families(found) == families
+
+
+def test_records_tell_designs_from_what_is_known_or_blurred(studio, real):
+    plan = composed("deck_arch", "through_arch", "deck_arch", "spans")
+    known = bridges.render("beam", 5, HEIGHT, WIDTH)
+    soft = np.asarray(Image.fromarray(collage(plan)).resize((48, 12)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    pictures = [collage(plan), known, soft, np.zeros_like(known)]
+    made = [generate.Made(p, np.stack([p] * 6), (0, 1, 2, 3, 4, 5), (0.0,) * 6) for p in pictures]
+    records = discovery.judge(made, [plan] * 4, 32, Request(7, DEFAULT, Wishes()), real)
+    assert [discovery.is_design(record) for record in records] == [True, False, False, False]
+    new, old, blurred, blank = records
+    assert (
+        new["verdict"] == "A"
+        and new["kind"] == "combination"
+        and set(new["explained_by"])
+        == {
+            "deck_arch",
+            "through_arch",
+        }
+    )
+    assert new["how"] == {
+        "way": "spans",
+        "left": "deck_arch",
+        "main": "through_arch",
+        "right": "deck_arch",
+        "seed": 7,
+        "index": 32,
+    }
+    assert old["nearest"] == "beam" and not old["novel"] and old["explained_by"].keys() == {"beam"}
+    assert not blurred["sharp"] and blank["verdict"] == "C" and blank["nearest"] is None
+    json.dumps(records, allow_nan=False)
+
+
+def write_candidates(folder, pictures, **changes):
+    """Records of designs with these pictures, best first, in a folder."""
+    (folder / "designs").mkdir()
+    records = []
+    for k, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"designs/{k}.png")
+        record = {"index": k, "file": f"designs/{k}.png", "name": "one", "novel": True, "sharp": True, "verdict": "A"}
+        record |= {"novelty": 0.2, "axial_share": 0.9 - 0.1 * k, "explained_by": {"beam": 0.5, "deck_arch": 0.5}}
+        records.append(record | {"families": ["arch", "suspension"], "how": {"way": "spans"}} | changes)
+    return records
+
+
+def test_ranking_drops_near_duplicates_and_takes_the_best_of_each_name_first(tmp_path):
+    thin, thick = (bridges.render("through_arch", k, HEIGHT, WIDTH) for k in (3, 6))
+    others = [bridges.render(name, 5, HEIGHT, WIDTH) for name in ("deck_arch", "harp_cable_stayed")]
+    records = write_candidates(tmp_path, [thin, thick, *others])
+    records[3]["name"] = "another"
+    records.append(records[0] | {"index": 4, "verdict": "B"})
+    ranked = discovery.rank(tmp_path, records)
+    assert [(r["index"], r["rank"], r["duplicate_of"]) for r in ranked] == [
+        (0, 1, None),
+        (3, 2, None),
+        (2, 3, None),
+        (1, None, "designs/0.png"),
+        (4, None, None),
+    ]
+    counts = discovery.summary(ranked)
+    assert counts["all"] == {
+        "candidates": 5,
+        "sharp": 5,
+        "novel": 5,
+        "A": 4,
+        "designs": 4,
+        "distinct": 3,
+        "combine_families": 3,
+    }
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_killed_run_continues_to_the_same_files(studio, real, tmp_path, monkeypatch):
+    monkeypatch.setattr(discovery, "SHOWN", 3)
+    request, num = Request(5, DEFAULT, Wishes()), 20
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    records = [r for group in discovery.discover(tmp_path / "whole", studio, request, num, real) for r in group]
+    assert [record["index"] for record in records] == list(range(num))
+    running = discovery.discover(tmp_path / "killed", studio, request, num, real)
+    next(running)
+    running.close()
+    with (tmp_path / "killed" / discovery.CANDIDATES).open("a") as log:
+        log.write(json.dumps(records[16]) + '\n{"index": 17, "fi')  # killed while it wrote the second group
+    again = [r for group in discovery.discover(tmp_path / "killed", studio, request, num, real) for r in group]
+    assert again == records
+    for name in ("whole", "killed"):
+        discovery.write_results(tmp_path / name, records)
+    whole = files(tmp_path / "whole")
+    assert whole == files(tmp_path / "killed")
+    assert {Path("gallery.html"), Path("designs.jsonl"), Path("summary.json")} <= whole.keys()
+    # Fewer asked for than there are: the first ones. More: the last group, which was cut, is made again.
+    fewer = [r for group in discovery.discover(tmp_path / "killed", studio, request, 18, real) for r in group]
+    assert fewer == records[:18]
+    more = [r for group in discovery.discover(tmp_path / "killed", studio, request, num, real) for r in group]
+    assert more == records
+
+
+def test_a_folder_of_another_request_is_refused(tmp_path):
+    model, request = StandIn(params=np.arange(3.0)), Request(5, DEFAULT, Wishes())
+    discovery.claim(tmp_path, model, request, None)
+    discovery.claim(tmp_path, model, request, None)
+    for changed, name in (
+        ((model, request._replace(seed=6), None), "seed"),
+        ((StandIn(params=np.ones(3)), request, None), "model_crc32"),
+        ((model, request._replace(wishes=Wishes(main="beam")), None), "main"),
+        ((model, request, Held(np.ones((2, 2), bool), np.ones((2, 2)))), "keep_crc32"),
+    ):
+        with pytest.raises(InputError, match=f"another {name}; name a fresh folder"):
+            discovery.claim(tmp_path, *changed)
+    (tmp_path / discovery.REQUEST).write_text("[")
+    with pytest.raises(InputError, match="cannot be read"):
+        discovery.claim(tmp_path, model, request, None)
+
+
+def test_a_drawing_holds_its_ink_and_a_transparent_one_all_that_is_opaque(tmp_path):
+    drawing = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    drawing[24], drawing[30, :5] = 0, 240
+    Image.fromarray(drawing).save(tmp_path / "ink.png")
+    held = discovery.read_held(tmp_path / "ink.png", HEIGHT, WIDTH)
+    assert held.mask.sum() == WIDTH and held.mask[24].all() and (held.picture[24] == 1).all()
+    Image.fromarray(255 - drawing).save(tmp_path / "bright.png")
+    np.testing.assert_array_equal(discovery.read_held(tmp_path / "bright.png", HEIGHT, WIDTH).picture, held.picture)
+    clear = np.stack([drawing, np.where(np.arange(WIDTH) < 100, 255, 0) * np.ones((HEIGHT, 1))], -1).astype(np.uint8)
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    held = discovery.read_held(tmp_path / "clear.png", HEIGHT, WIDTH)
+    assert held.mask[:, :100].all() and not held.mask[:, 100:].any()
+    assert held.picture[0, 0] == -1 and held.picture[24, 0] == 1
+
+
+def test_drawings_that_cannot_be_held_are_refused(tmp_path):
+    Image.new("L", (WIDTH, 40), 255).save(tmp_path / "size.png")
+    Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "empty.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
+    for name, message in (
+        ("size", "192 x 40 pixels, but the model's pictures have 192 x 48"),
+        ("empty", "nothing is drawn in it"),
+        ("broken", "cannot be read"),
+        ("none", "No such file"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            discovery.read_held(tmp_path / f"{name}.png", HEIGHT, WIDTH)
+        assert str(caught.value).startswith("--keep=") and "\n" not in str(caught.value)
+
+
+START = (
+    "import cli, discover, stand_in; from absl import flags; discover.discovery.SHOWN = 2; "
+    "discover.bridge_ebm.load_model = lambda name: stand_in.StandIn()\n"
+)
+
+
+def run_program(program, *flags):
+    """A Python program after `START`, which gives experiments/discover.py the stand-in for every model."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'experiments'}"}
+    command = [sys.executable, "-c", START + program, "--model=stand_in", *flags]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def run_command(*flags):
+    return run_program("cli.run(discover.main)", *flags)
+
+
+def test_the_command_writes_its_folder_and_a_second_run_adds_nothing(tmp_path):
+    flags = [f"--out={tmp_path / 'out'}", "--num=16", "--combine=deck_arch,through_arch", "--symmetric", "--seed=2"]
+    done = run_command(*flags)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    records = discovery.read_lines(out / discovery.DESIGNS)
+    assert len(records) == 16 == len(list((out / "designs").iterdir()))
+    assert all((out / record["frames"]).exists() for record in records if record["frames"])
+    assert records[0]["rank"] == 1 and discovery.is_design(records[0])
+    assert np.asarray(Image.open(out / records[0]["frames"])).shape == (generate.FRAMES * HEIGHT, WIDTH)
+    for record in records:
+        picture = np.asarray(Image.open(out / record["file"]))
+        np.testing.assert_array_equal(picture, picture[:, ::-1])
+    assert "all three" in done.stdout and str(out / "gallery.html") in done.stdout
+    assert json.loads((out / "summary.json").read_text())["all"]["candidates"] == 16
+    before = files(out)
+    again = run_command(*flags)
+    assert again.returncode == 0 and files(out) == before
+
+
+REFUSED = {
+    "--combine=beam,cable": "--combine=beam,cable: no sub-type 'cable'; choose from beam, v_pier_frame",
+    "--main_span=arch": "--main_span=arch: no sub-type 'arch'",
+    "--side_spans=beam,beam,beam": "one sub-type, or two",
+    "--ways=spans,magic": "no way 'magic'; choose from spans, levels, sides, blend",
+    "--ways=restart": "--ways=restart: needs a training's work directory as --model",
+    "--keep=none.png": "--keep=none.png: cannot be read",
+    "--temperature=nan": "--temperature=nan",
+}
+
+
+def test_flags_that_cannot_be_are_refused_in_one_line(tmp_path):
+    # One process for all of them: what the command prints after "error:" is the text of the InputError.
+    program = f"""
+for asked in {list(REFUSED)!r}:
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    flags.FLAGS(["discover", "--model=stand_in", "--out={tmp_path / "out"}", asked])
+    try:
+        discover.main()
+    except discover.InputError as error:
+        print(error)
+"""
+    done = run_program(program)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(REFUSED)
+    for line, message in zip(lines, REFUSED.values(), strict=True):
+        assert message in line
+    assert not (tmp_path / "out").exists()
+    process = run_command("--combine=beam,cable", f"--out={tmp_path / 'out'}")
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert process.stderr.strip().splitlines()[-1].endswith("diagonal_suspension")
+
+
+def test_stand_in_is_what_it_says():
+    image = data.to_unit(bridges.render("through_arch", stand_in.WIDTH_INDEX, HEIGHT, WIDTH))[None]
+    assert float(StandIn().energy("through_arch")(image)[0]) == 0
