@@ -125,19 +125,19 @@ def load_model(name_or_dir: str | Path) -> Model:
     """
     folder = PRETRAINED / name_or_dir if str(name_or_dir) in list_models() else Path(name_or_dir).expanduser()
     settings = _read_settings(folder, str(name_or_dir))
-    step = checkpoint.newest_step(folder)
-    if step is None:
-        raise InputError(
-            f"--model={name_or_dir}: no checkpoint in {folder / checkpoint.FOLDER} yet; let the training save one"
-        )
     network = energy.make_network(settings, len(settings.subtypes))
     width = settings.width // 2 if settings.mirror else settings.width
     variables = jax.eval_shape(
         lambda key: energy.init_variables(network, key, settings.height, width), jax.random.key(0)
     )
     target = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-    parts = checkpoint.restore(folder, step, {"model": target})
-    return Model(parts["model"]["params"], parts["model"]["batch_stats"], settings)
+    found = checkpoint.restore_newest(folder, {"model": target})
+    if found is None:
+        raise InputError(
+            f"--model={name_or_dir}: no checkpoint in {folder / checkpoint.FOLDER} yet; let the training save one"
+        )
+    model = found[1]["model"]
+    return Model(model["params"], model["batch_stats"], settings)
 
 
 def _read_settings(folder: Path, asked: str) -> ModelSettings:

@@ -78,12 +78,13 @@ def state_parts(state: TrainState) -> dict[str, Any]:
 
 
 def continue_state(settings: TrainSettings, workdir: Path, num_classes: int = 0) -> TrainState:
-    """The state of the newest checkpoint of `workdir`, or a fresh one."""
-    step = checkpoint.newest_step(workdir)
-    if step is None:
-        return init_state(settings, num_classes)
+    """The state of the newest whole checkpoint of `workdir`, or a fresh one; damaged ones are set aside."""
     target = state_parts(jax.eval_shape(lambda: init_state(settings, num_classes)))
-    parts = checkpoint.restore(workdir, step, target)
+    found = checkpoint.restore_newest(workdir, target)
+    if found is None:
+        return init_state(settings, num_classes)
+    step, parts = found
+    checkpoint.set_aside_after(workdir, step)
     model, training = parts["model"], parts["training"]
     if "params" in training:
         return TrainState(**training, average=model["params"], batch_stats=model["batch_stats"])

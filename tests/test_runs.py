@@ -157,17 +157,61 @@ def test_changed_pictures_and_foreign_folders_are_refused(tiny, dataset, tmp_pat
         open_run(tmp_path / "run", tiny, dataset)
 
 
-def test_checkpoints_of_another_network_or_damaged_ones_are_named(tiny, dataset, tmp_path):
+def test_checkpoints_of_another_network_are_named(tiny, dataset, tmp_path):
     runs.run_training(tiny, dataset, tmp_path, max_updates=1)
     larger = jax.eval_shape(lambda: init_state(with_settings(tiny, width=64)))
     with pytest.raises(
         InputError, match=r"checkpoints/1: another network wrote this checkpoint \(model/params/Dense_0/kernel"
     ):
         checkpoint.restore(tmp_path, 1, runs.state_parts(larger))
-    for path in (tmp_path / "checkpoints" / "1" / "model").rglob("*"):
-        if path.is_file() and path.stat().st_size > 10_000:
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match=r"checkpoints/1: cannot read this checkpoint"):
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != checkpoint.CHECKSUMS)
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
+def test_damage_to_any_file_is_noticed_and_named(tiny, dataset, tmp_path, how):
+    runs.run_training(tiny, dataset, tmp_path, max_updates=1)
+    folder = tmp_path / "checkpoints" / "1"
+    for path in files_of(folder):
+        content = path.read_bytes()
+        damage(path, how)
+        with pytest.raises(checkpoint.DamagedCheckpoint, match=rf"checkpoints/1: damaged .*{path.name}"):
+            checkpoint.restore(tmp_path, 1, runs.state_parts(init_state(tiny)))
+        path.write_bytes(content)
+    checkpoint.restore(tmp_path, 1, runs.state_parts(init_state(tiny)))
+
+
+def test_the_checkpoint_before_a_damaged_one_is_used(tiny, dataset, tmp_path):
+    whole = runs.run_training(tiny, dataset, make(tmp_path / "whole"), max_updates=8)
+    run = make(tmp_path / "run")
+    for updates in (2, 4):
+        runs.run_training(tiny, dataset, run, max_updates=updates)
+    damage(files_of(run / "checkpoints" / "4" / "model")[0], "flipped")
+    with pytest.warns(UserWarning, match=r"checkpoints/4: damaged"):
+        assert int(bridge_ebm.load_model(run).params["Conv_0"]["bias"].size) == 32
+    with pytest.warns(UserWarning, match=r"checkpoints/4: damaged"):
+        assert_same_state(runs.run_training(tiny, dataset, run, max_updates=8), whole)
+    assert rows_without_timing(run) == rows_without_timing(tmp_path / "whole")
+    assert (run / "checkpoints" / "4.damaged").is_dir() and checkpoint.newest_step(run) == 8
+
+
+def test_a_model_whose_only_checkpoint_is_damaged_is_refused(tiny, dataset, tmp_path):
+    runs.run_training(tiny, dataset, tmp_path, max_updates=1)
+    damage(files_of(tmp_path / "checkpoints" / "1" / "model")[0], "truncated")
+    with pytest.warns(UserWarning), pytest.raises(InputError, match=r"checkpoints/1: damaged"):
         bridge_ebm.load_model(tmp_path)
 
 
