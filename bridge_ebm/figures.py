@@ -1,9 +1,10 @@
-"""Figures 1 to 3 of arXiv 2401.17657: a column of gas, an energy landscape, the eight sub-types.
+"""Figures 1 to 3 and 6 of arXiv 2401.17657: a column of gas, an energy landscape, the eight sub-types, new types.
 
 Fig. 4 is `plotting.plot_curves`, Fig. 5 `plotting.plot_frames`. Numbers first, the drawing of them after.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -272,4 +273,18 @@ def draw_subtypes(path: Path, height: int = 128, width: int = 512) -> None:
         picture = bridges.render(subtype, bridges.WIDTHS // 2 - 1, height, width)
         axes.imshow(255 - picture, cmap="gray", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[], title=TITLES[subtype])
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_designs(path: Path, pictures: np.ndarray, names: Sequence[str], columns: int = 3) -> None:
+    """Fig. 6: new types, uint8 `pictures` [N, H, W] bright on black, shown dark on white under their `names`."""
+    rows = -(-len(pictures) // columns)
+    height, width = pictures.shape[1:]
+    figure = new_figure(4.2 * columns, (4.2 * height / width + 0.55) * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, picture, name in zip(grid.flat, pictures, names, strict=False):
+        axes.imshow(255 - picture, cmap="gray", vmin=0, vmax=255)
+        axes.set_title("\n".join(textwrap.wrap(name, 52)), fontsize=8)
     figure.savefig(path, dpi=DPI)

@@ -115,7 +115,7 @@ def read_buffer(model: bridge_ebm.Model, request: discovery.Request) -> np.ndarr
     trained = training_settings()
     if trained is None:
         raise InputError(f"--ways=restart: needs a training's work directory as --model, not {MODEL.value}")
-    buffer = continue_state(trained, Path(MODEL.value).expanduser(), len(model.settings.subtypes)).buffer
+    buffer = continue_state(trained, Path(MODEL.value or "").expanduser(), len(model.settings.subtypes)).buffer
     images = buffer.images[(buffer.front + jnp.arange(int(buffer.size))) % len(buffer.images)]
     return np.asarray(images if KEEP.value is None or not model.settings.mirror else mirror.unfold(images))
 

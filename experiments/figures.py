@@ -1,6 +1,6 @@
-"""The paper's figures 1 to 5 (Fig. 6, the new types, needs discovery).
+"""The paper's figures 1 to 6.
 
-    python experiments/figures.py --out=runs/figures --model=runs/quickstart
+    python experiments/figures.py --out=runs/figures --model=runs/default --designs=runs/discover
 
 takes about a minute on 2 cores and writes, into the folder:
 
@@ -9,6 +9,8 @@ fig2.png   the energy of the model over a plane through three bridges, with chai
 fig3.png   the eight sub-types
 fig4.png   the curves of the training (only where --model is a training's work directory)
 fig5.png   chains of the model from noise, at updates 0, 900 and 1999
+fig6.png   the best new types of the folder that discover.py wrote (--designs); without one, the best of 64 candidates
+           that a model of sub-types makes for it
 """
 
 from pathlib import Path
@@ -19,12 +21,13 @@ import numpy as np
 from absl import flags
 
 import bridge_ebm
-from bridge_ebm import bridges, data, figures
+from bridge_ebm import bridges, data, discovery, figures, generate, metrics, plans
 from bridge_ebm.errors import InputError
 from bridge_ebm.plotting import plot_curves, plot_frames
 from bridge_ebm.workdir import read_metrics
 
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
+DESIGNS = flags.DEFINE_string("designs", None, "A folder that discover.py wrote, whose best designs Fig. 6 shows.")
 OUT = flags.DEFINE_string("out", "runs/figures", "Folder for the figures.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the chains in the figures.", lower_bound=0)
 
@@ -34,12 +37,15 @@ CORNER_WIDTH = 7  # their member width, of 0 (thin) to 15
 FRAMES = (0, 900, 1999)
 STEPS = 2000
 CHAINS = 4
+NEW_TYPES = 12  # in Fig. 6
+CANDIDATES = 64  # made for it where no designs are given
 
 
 def main() -> None:
     """Draw the figures of the flags, those that need no model first."""
     asked = model_or_none(MODEL.value)
     model = None if asked is None else bridge_ebm.load_model(asked)
+    designs = None if DESIGNS.value is None else read_designs(Path(DESIGNS.value).expanduser())
     out = cli.output_folder(OUT.value)
     gas_key, landscape_key, chain_key = jax.random.split(jax.random.key(SEED.value), 3)
     heights = figures.gas_heights(gas_key, MOLECULES)
@@ -51,6 +57,7 @@ def main() -> None:
     )
     figures.draw_subtypes(out / "fig3.png")
     print(f"{out / 'fig3.png'}: the eight sub-types", flush=True)
+    write_designs(out / "fig6.png", designs, model)
     if model is None or asked is None:
         print("fig2.png, fig4.png, fig5.png: need --model=DIR, and no model is shipped yet")
         return
@@ -95,6 +102,39 @@ def write_trajectory(path: Path, key: jax.Array, model: bridge_ebm.Model) -> Non
     energies = np.stack([np.asarray(jax.jit(model.energy())(kept)) for kept in result.frames])
     plot_frames(path, np.asarray(result.frames), energies, [f"update {frame}" for frame in FRAMES])
     print(f"{path}: mean energy at updates {FRAMES}: {energies.mean(axis=1).round(3).tolist()}")
+
+
+def read_designs(folder: Path) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 [N, H, W] and names of the best designs that discover.py ranked in `folder`."""
+    records = [record for record in discovery.read_lines(folder / discovery.DESIGNS) if record["rank"] is not None]
+    if not records:
+        raise InputError(f"--designs={folder}: no designs in it; run experiments/discover.py --out={folder} first")
+    best = records[:NEW_TYPES]
+    return discovery.read_pictures(folder, best), [record["name"] for record in best]
+
+
+def make_designs(folder: Path, model: bridge_ebm.Model) -> tuple[np.ndarray, list[str]] | None:
+    """The best designs of a few candidates, made in `folder`; None where none of them is one."""
+    studio = generate.open_studio(model)
+    request = discovery.Request(SEED.value, plans.parse_mix([]), plans.Wishes())
+    real = metrics.paper_reference(model.height, model.width)
+    discovery.claim(folder, model, request, None)
+    groups = discovery.discover(folder, studio, request, CANDIDATES, real)
+    counts = discovery.write_results(folder, [record for group in groups for record in group])
+    return read_designs(folder) if counts["all"]["distinct"] else None
+
+
+def write_designs(path: Path, designs: tuple[np.ndarray, list[str]] | None, model: bridge_ebm.Model | None) -> None:
+    """Fig. 6: the designs read, or else those that the model makes."""
+    if designs is None and model is not None and model.settings.subtypes:
+        designs = make_designs(cli.output_folder(str(path.with_name("designs"))), model)
+    if designs is None:
+        print(
+            f"{path}: not drawn, it needs --designs=DIR of discover.py, or a --model that knows sub-types", flush=True
+        )
+        return
+    figures.draw_designs(path, *designs)
+    print(f"{path}: {len(designs[1])} new types, {designs[1][0]} the first", flush=True)
 
 
 if __name__ == "__main__":

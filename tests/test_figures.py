@@ -1,3 +1,4 @@
+import json
 import math
 import subprocess
 import sys
@@ -141,10 +142,35 @@ def test_command_draws_the_figures_of_a_training(tmp_path, tiny):
     lines = run_command(small, f"--model={tmp_path / 'run'}", f"--out={out}")
     assert sorted(path.name for path in out.iterdir()) == [f"fig{k}.png" for k in range(1, 6)]
     assert lines[0].startswith("none.png: not drawn")
-    assert len(lines) == 6
+    assert len(lines) == 7
+    assert any("fig6.png: not drawn, it needs --designs" in line for line in lines)
 
 
 def test_command_without_a_model_draws_what_needs_none(tmp_path):
     lines = run_command("cli.list_models = lambda: []", f"--out={tmp_path}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fig1.png", "fig3.png"]
+    assert "fig6.png: not drawn" in lines[-2]
     assert lines[-1] == "fig2.png, fig4.png, fig5.png: need --model=DIR, and no model is shipped yet"
+
+
+def test_fig6_shows_the_designs_that_discovery_ranked_best_first(tmp_path):
+    (tmp_path / "designs").mkdir()
+    records = []
+    for k, name in enumerate(("deck_arch", "through_arch", "beam")):
+        Image.fromarray(bridges.render(name, 5, 48, 192)).save(tmp_path / f"designs/{k}.png")
+        records.append({"file": f"designs/{k}.png", "name": f"a {name} that is new", "rank": k + 1 if k < 2 else None})
+    (tmp_path / "designs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    lines = run_command("cli.list_models = lambda: []", f"--out={tmp_path / 'out'}", f"--designs={tmp_path}")
+    assert f"{tmp_path / 'out' / 'fig6.png'}: 2 new types, a deck_arch that is new the first" in lines
+    page = np.asarray(Image.open(tmp_path / "out" / "fig6.png").convert("L"))
+    assert page.shape[1] > 1500 and (page < 100).mean() > 0.005
+    # The third column is empty: two designs, the beam is none.
+    assert (page[:, : 2 * page.shape[1] // 3] < 100).mean() > 0.005 > (page[:, 2 * page.shape[1] // 3 :] < 100).mean()
+
+
+def test_fig6_refuses_a_folder_without_designs(tmp_path):
+    (tmp_path / "designs.jsonl").write_text('{"file": "designs/0.png", "name": "no design", "rank": null}\n')
+    program = "import cli, figures; cli.run(figures.main)"
+    command = [sys.executable, "-c", program, f"--designs={tmp_path}", f"--out={tmp_path / 'out'}"]
+    done = subprocess.run(command, cwd=ROOT / "experiments", capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "no designs in it" in done.stderr.strip().splitlines()[-1]
