@@ -16,7 +16,7 @@ demo: .venv/installed
 	@echo "Pictures: $(RUNS)/quickstart/samples, $(RUNS)/quickstart/curves.png, $(RUNS)/trajectory/trajectory.png"
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -39,7 +39,10 @@ def save(checkpointer: ocp.training.Checkpointer, step: int, parts: dict[str, An
     if checkpointer.latest is None or checkpointer.latest.step != step:
         # `force`: the default policy may skip a save that comes soon after another.
         checkpointer.save_checkpointables(step, parts, force=True)
-        _write_checksums(Path(checkpointer.directory) / str(step))
+        folder = Path(checkpointer.directory) / str(step)
+        for note in folder.rglob("commit_success.txt"):  # Orbax writes the machine's path there; models are shared
+            note.write_text("complete\n", encoding="utf-8")
+        _write_checksums(folder)
 
 
 def newest_step(workdir: Path) -> int | None:

@@ -153,3 +153,20 @@ def _read_settings(folder: Path, asked: str) -> ModelSettings:
         return ModelSettings(**{**record, "subtypes": tuple(record["subtypes"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the settings of a model ({error}); restore the file or train again") from None
+
+
+def export(workdir: str | Path, folder: Path) -> None:
+    """Write the model of a work directory to a new `folder`, without the training's optimiser and replay buffer.
+
+    Raises an `InputError` if there is no model in `workdir`, or something in `folder` already.
+    """
+    model = load_model(workdir)
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"--out={folder}: there is something in it already; name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    step = checkpoint.newest_step(Path(workdir).expanduser()) or 0
+    with checkpoint.open_folder(folder) as checkpoints:
+        parts = {"model": {"params": model.params, "batch_stats": model.batch_stats}}
+        checkpoint.save(checkpoints, step, parts)
+    record = json.loads((Path(workdir).expanduser() / SETTINGS_FILE).read_text())
+    (folder / SETTINGS_FILE).write_text(json.dumps(record, indent=1) + "\n")

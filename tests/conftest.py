@@ -4,8 +4,10 @@ import os
 import tempfile
 
 # Before JAX starts; the commands that the tests run inherit it. Many tests compile the same programs.
-COMPILED = tempfile.TemporaryDirectory(prefix="bridge_ebm_tests_", ignore_cleanup_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+# Workers (pytest -n) inherit the cache of the process that starts them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="bridge_ebm_tests_", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

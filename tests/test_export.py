@@ -1,0 +1,37 @@
+"""A model folder made out of a work directory."""
+
+import jax
+import numpy as np
+import pytest
+
+import bridge_ebm
+from bridge_ebm import data, models, runs
+from bridge_ebm.errors import InputError
+
+
+@pytest.fixture
+def workdir(tiny, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    runs.run_training(tiny, data.procedural(tiny.height, tiny.width, per_type=tiny.per_type), folder, max_updates=1)
+    return folder
+
+
+def test_an_exported_model_is_the_model_without_its_training_and_names_no_path(workdir, tmp_path, run_script):
+    out = tmp_path / "model"
+    done = run_script("export_model", f"--workdir={workdir}", f"--out={out}")
+    assert done.returncode == 0 and "MB" in done.stdout
+    ours, theirs = bridge_ebm.load_model(workdir), bridge_ebm.load_model(out)
+    assert ours.settings == theirs.settings
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert not [path for path in files if "training" in path.parts]
+    assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
+
+
+def test_an_export_overwrites_nothing(workdir, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="--out=.*full: there is something in it"):
+        models.export(workdir, tmp_path / "full")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
