@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,11 @@ class Model:
 
         `subtype` None is the unconditional energy; raises ValueError if the model does not know the sub-type.
         """
-        seen = self._seen_energy(subtype)
-        return jax.tree_util.Partial(mirror.energy_of_halves, seen) if self.settings.mirror else seen
+        return self._whole(self._seen_energy([subtype]))
+
+    def energy_of_each(self, subtypes: Sequence[str | None]) -> langevin.EnergyFn:
+        """As `energy`, for exactly len(subtypes) images, each judged as its own sub-type (None: unconditional)."""
+        return self._whole(self._seen_energy([*subtypes] * (2 if self.settings.mirror else 1)))
 
     def half_energy(self, subtype: str | None = None) -> langevin.EnergyFn:
         """The energy of halves of pictures [B, H, W/2, 1] (left ones, or mirrored right ones), of which `energy` adds
@@ -77,7 +81,7 @@ class Model:
         """
         if not self.settings.mirror:
             raise ValueError("this model sees whole pictures, it has no energy of halves")
-        return self._seen_energy(subtype)
+        return self._seen_energy([subtype])
 
     def start(self, key: jax.Array, count: int) -> jax.Array:
         """Noise [count, H, W, 1] from which the model's chains start."""
@@ -101,16 +105,21 @@ class Model:
         left = start[:, :, : self.width // 2]
         return mirror.unfold(langevin.compiled_sample(chain_key, left, self.half_energy(subtype), settings))
 
-    def _seen_energy(self, subtype: str | None) -> langevin.EnergyFn:
+    def _whole(self, seen: langevin.EnergyFn) -> langevin.EnergyFn:
+        return jax.tree_util.Partial(mirror.energy_of_halves, seen) if self.settings.mirror else seen
+
+    def _seen_energy(self, subtypes: Sequence[str | None]) -> langevin.EnergyFn:
+        """The energy of what the network sees, of one sub-type for all images or of one for each."""
         known = self.settings.subtypes
-        if subtype is not None and subtype not in known:
-            raise ValueError(
-                f"this model has no energy of sub-type {subtype!r}: it knows {', '.join(known) or 'no sub-types'}"
-            )
+        for subtype in subtypes:
+            if subtype is not None and subtype not in known:
+                raise ValueError(
+                    f"this model has no energy of sub-type {subtype!r}: it knows {', '.join(known) or 'no sub-types'}"
+                )
         network = energy.make_network(self.settings, len(known))
-        label = known.index(subtype) if subtype is not None else len(known)
-        labels = jnp.asarray(label, jnp.int32) if known else None
-        return energy.energy_function(network, self.params, self.batch_stats, labels)
+        labels = [len(known) if subtype is None else known.index(subtype) for subtype in subtypes]
+        told = jnp.asarray(labels if len(labels) > 1 else labels[0], jnp.int32) if known else None
+        return energy.energy_function(network, self.params, self.batch_stats, told)
 
 
 def list_models() -> list[str]:

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 
 from bridge_ebm.errors import InputError
-from bridge_ebm.models import list_models
+from bridge_ebm.models import Model, list_models
 from bridge_ebm.settings import TrainSettings
 
 
@@ -91,3 +91,17 @@ def model_or_default(asked: str | None) -> str:
             "--flagfile=experiments/flags/quickstart.cfg --workdir=runs/quickstart) and add --model=runs/quickstart"
         )
     return list_models()[0]
+
+
+def asked_subtypes(model: Model, subtype: str | None, count: int) -> list[str | None]:
+    """The sub-type that each picture is to be drawn as (None: no class)."""
+    known = model.settings.subtypes
+    if subtype is None:
+        return [known[i % len(known)] if known else None for i in range(count)]
+    if subtype == "none":
+        return [None] * count
+    if subtype not in known:
+        raise InputError(
+            f"--subtype={subtype}: this model knows {', '.join(known) or 'no sub-types'}; name one of them, or none"
+        )
+    return [subtype] * count

@@ -29,7 +29,6 @@ from PIL import Image
 import bridge_ebm
 from bridge_ebm import chain_report, data, evaluation, models, pictures, raster
 from bridge_ebm.errors import InputError
-from bridge_ebm.models import Model
 from bridge_ebm.plotting import save_png, sheet
 from bridge_ebm.settings import TrainSettings, from_dict
 from bridge_ebm.workdir import write_atomically
@@ -73,7 +72,7 @@ def check_flags() -> None:
 def of_model(name: str) -> dict[str, Any]:
     """Draw pictures from a model and report on them."""
     model = bridge_ebm.load_model(name)
-    asked = asked_of(model, SUBTYPE.value, NUM.value)
+    asked = cli.asked_subtypes(model, SUBTYPE.value, NUM.value)
     training = training_of(name)
     out = cli.output_folder(OUT.value)
     real = evaluation.real_pictures(training)
@@ -103,20 +102,6 @@ def of_folder(path: str) -> dict[str, Any]:
     real = evaluation.real_pictures(TrainSettings(height=images.shape[1], width=images.shape[2]))
     what = {"model": None, "images": path, "subtype": None, "num_steps": None, "seed": None}
     return what | reported(images, asked, real, out) | {"chains": None}
-
-
-def asked_of(model: Model, subtype: str | None, count: int) -> list[str | None]:
-    """The sub-type that each picture is to be drawn as (None: no class)."""
-    known = model.settings.subtypes
-    if subtype is None:
-        return [known[i % len(known)] if known else None for i in range(count)]
-    if subtype == "none":
-        return [None] * count
-    if subtype not in known:
-        raise InputError(
-            f"--subtype={subtype}: this model knows {', '.join(known) or 'no sub-types'}; name one of them, or none"
-        )
-    return [subtype] * count
 
 
 def training_of(name: str) -> TrainSettings:

@@ -2,7 +2,8 @@
 
     python experiments/langevin_trajectory.py --model=runs/quickstart --out=runs/trajectory
 
-runs 10 chains of 2000 Langevin steps (about a minute on 2 cores) and writes their pictures at updates 0, 900 and
+runs 10 chains of 2000 Langevin steps (about a minute on 2 cores), of the sub-types in turn where the model knows them,
+and writes their pictures at updates 0, 900 and
 1999, in the numbering of the paper's notebook: frame i is the image after update i + 1.
 
 In the folder: step_0000.png, step_0900.png, step_1999.png (one row per chain), trajectory.png (chains x frames,
@@ -25,6 +26,7 @@ from bridge_ebm.workdir import finite_or_none, write_atomically
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
 OUT = flags.DEFINE_string("out", "runs/trajectory", "Folder for the pictures.")
 FRAMES = flags.DEFINE_list("frames", ["0", "900", "1999"], "Updates whose pictures to keep, counted from 0.")
+SUBTYPE = flags.DEFINE_string("subtype", None, "Sub-type of the chains; 'none': no sub-type (default: all in turn).")
 CHAINS = flags.DEFINE_integer("chains", 10, "Number of chains.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 2000, "Langevin steps of each chain.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the starts and of the noise.", lower_bound=0)
@@ -39,8 +41,10 @@ def main() -> None:
     settings = model.settings.langevin._replace(num_steps=STEPS.value)
     began = time.perf_counter()
     print(f"{CHAINS.value} chains of {STEPS.value} steps at {model.height} x {model.width} ...", flush=True)
-    result = bridge_ebm.trajectory(chain_key, model.start(start_key, CHAINS.value), model.energy(), settings, frames)
-    energies = np.stack([np.asarray(jax.jit(model.energy())(kept)) for kept in result.frames])
+    asked = cli.asked_subtypes(model, SUBTYPE.value, CHAINS.value)
+    energy_fn = model.energy_of_each(asked)
+    result = bridge_ebm.trajectory(chain_key, model.start(start_key, CHAINS.value), energy_fn, settings, frames)
+    energies = np.stack([np.asarray(jax.jit(energy_fn)(kept)) for kept in result.frames])
     for frame, kept in zip(frames, np.asarray(result.frames), strict=True):
         save_png(out / f"step_{frame:04d}.png", sheet(kept, columns=1))
     plot_frames(out / "trajectory.png", np.asarray(result.frames), energies, [f"update {frame}" for frame in frames])
@@ -48,6 +52,7 @@ def main() -> None:
         "model": MODEL.value,
         "seed": SEED.value,
         "steps": STEPS.value,
+        "subtypes": asked,
         "frames": list(frames),
         "frame_energies": finite_or_none(energies),
         "chain_energies": finite_or_none(result.energies.T),
