@@ -60,8 +60,31 @@ def hold(
     return to_uint8(np.asarray(start)), done.images
 
 
+class _Energy(NamedTuple):
+    """The energy of whole pictures, and of what the chains run on: for a model of halves, those."""
+
+    whole: langevin.EnergyFn
+    seen: langevin.EnergyFn
+
+
+def _energies_by_subtype(model: Model, asked: Subtypes) -> dict[str | None, _Energy]:
+    """The energies of the sub-types asked for. They differ in their leaves alone and are given one tree, so that what
+    is compiled for one serves all.
+    """
+    found: dict[str | None, _Energy] = {}
+    tree = None
+    for name in dict.fromkeys(asked):
+        whole = model.energy(name)
+        pair = _Energy(whole, model.half_energy(name) if model.settings.mirror else whole)
+        leaves, own = jax.tree.flatten(pair)
+        tree = tree or own
+        found[name] = jax.tree.unflatten(tree, leaves)
+    return found
+
+
 def _run(model: Model, key: jax.Array, start: Any, asked: Subtypes, num_steps: int, label: str | None) -> Drawn:
     """Chains sub-type by sub-type, in batches of one size: all but the first compile nothing."""
+    by_subtype = _energies_by_subtype(model, asked)
     groups = {name: np.flatnonzero([one == name for one in asked]) for name in dict.fromkeys(asked)}
     most = max(map(len, groups.values()))
     size = -(-most // -(-most // _BATCH))
@@ -74,28 +97,26 @@ def _run(model: Model, key: jax.Array, start: Any, asked: Subtypes, num_steps: i
         for number, (name, places) in enumerate(batches):
             start_key, chain_key = jax.random.split(jax.random.fold_in(key, number))
             full = np.resize(places, size)  # filled up with repeats, whose results are dropped
-            ends, on_the_way = _chains(model, chain_key, start(start_key, full), name, num_steps, bar)
+            ends, on_the_way = _chains(model, chain_key, start(start_key, full), by_subtype[name], num_steps, bar)
             images[places] = to_uint8(ends)[: len(places)]
             energies[:, places] = on_the_way[:, : len(places)]
     return Drawn(images, energies)
 
 
 def _chains(
-    model: Model, key: jax.Array, images: jax.Array, subtype: str | None, num_steps: int, bar: Any
+    model: Model, key: jax.Array, images: jax.Array, energy: _Energy, num_steps: int, bar: Any
 ) -> tuple[Array, Array]:
     """One batch from its start to its end, in tenths; a model of halves runs on halves."""
     halved = model.settings.mirror
-    energy = model.energy(subtype)
-    moved = model.half_energy(subtype) if halved else energy
-    energies = [np.asarray(_energies(energy, images))]
+    energies = [np.asarray(_energies(energy.whole, images))]
     state = images[:, :, : model.width // 2] if halved else images
     stops = np.arange(TENTHS + 1) * num_steps // TENTHS
     for part, steps in enumerate(np.diff(stops)):
         if steps:
             settings = model.settings.langevin._replace(num_steps=int(steps))
-            state = langevin.compiled_sample(jax.random.fold_in(key, part), state, moved, settings)
+            state = langevin.compiled_sample(jax.random.fold_in(key, part), state, energy.seen, settings)
         images = mirror.unfold(state) if halved else state
-        energies.append(np.asarray(_energies(energy, images)))
+        energies.append(np.asarray(_energies(energy.whole, images)))
         bar.update(int(steps))
     return np.asarray(images), np.array(energies)
 
@@ -103,12 +124,12 @@ def _chains(
 def energies_of(model: Model, images: Array, asked: Subtypes) -> Array:
     """Energies [N] of pictures uint8 [N, H, W], each under the energy of its sub-type (None: without a class)."""
     found = np.empty(len(images))
-    for name in dict.fromkeys(asked):
+    for name, energy in _energies_by_subtype(model, asked).items():
         places = np.flatnonzero([one == name for one in asked])
         for first in range(0, len(places), _BATCH):
             some = places[first : first + _BATCH]
             batch = jnp.asarray(to_unit(images[np.resize(some, _BATCH)]))
-            found[some] = np.asarray(_energies(model.energy(name), batch))[: len(some)]
+            found[some] = np.asarray(_energies(energy.whole, batch))[: len(some)]
     return found
 
 
