@@ -155,8 +155,7 @@ def _library_conv_rounded(x: jax.Array, w: jax.Array, stride: int, precision: Pr
 
 def _patch_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
     patches = _rounded_patches(x, len(w), stride)
-    columns_first = w.swapaxes(0, 1).reshape(-1, w.shape[-1])
-    flat = product(patches.reshape(-1, patches.shape[-1]), columns_first, "ab", "bfloat16")
+    flat = product(patches.reshape(-1, patches.shape[-1]), w.reshape(-1, w.shape[-1]), "ab", "bfloat16")
     return flat.reshape(*patches.shape[:3], -1)
 
 
@@ -174,7 +173,7 @@ def _patch_conv_kernel(x: jax.Array, g: jax.Array, kernel_size: int, stride: int
     # rows of its first factor, g is small enough to be turned round, and `conv` cuts the same patches.
     turned = lax.transpose(g, (3, 0, 1, 2)).reshape(g.shape[-1], -1)
     flat = product(turned, patches.reshape(-1, patches.shape[-1]), "ab", precision)
-    return flat.reshape(g.shape[-1], kernel_size, kernel_size, x.shape[-1]).transpose(2, 1, 3, 0)
+    return flat.reshape(g.shape[-1], kernel_size, kernel_size, x.shape[-1]).transpose(1, 2, 3, 0)
 
 
 def _padding(length: int, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -184,11 +183,11 @@ def _padding(length: int, kernel_size: int, stride: int) -> tuple[int, int]:
 
 
 def _cut_patches(x: jax.Array, k: int, stride: int) -> jax.Array:
-    """Under every output pixel the k x k patch it sees, columns first: [B, H, W, C] -> [B, h, w, k k C].
+    """Under every output pixel the k x k patch it sees, rows first as in a kernel: [B, H, W, C] -> [B, h, w, k k C].
 
-    Cut along the rows and then along the columns: 2 k slices of longer runs instead of k^2.
+    Cut along one axis and then along the other: 2 k slices of longer runs instead of k^2.
     """
-    return _cut_axis(_cut_axis(x, 1, k, stride), 2, k, stride)
+    return _cut_axis(_cut_axis(x, 2, k, stride), 1, k, stride)
 
 
 def _cut_axis(x: jax.Array, axis: int, k: int, stride: int) -> jax.Array:
