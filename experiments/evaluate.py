@@ -187,7 +187,7 @@ def table(record: dict[str, Any]) -> str:
     lines = [
         f"{record['pictures']} pictures of {record['height']} x {record['width']} beside {reference['test_pictures']} "
         f"real ones ({part}{'' if reference['held_out_from_training'] else ', which this model was TRAINED on'})",
-        f"{'':24}{'value':>9}{'95% interval':>20}{'ceiling':>10}",
+        f"{'':30}{'value':>7}{'95% interval':>20}{'ceiling':>10}",
     ]
     rows = {name: record["definition"][name] for name in ("sharp", *evaluation.metrics.Definition._fields)}
     rows |= {f"verdict {name}": row for name, row in record["verdicts"].items()}
@@ -210,7 +210,7 @@ def table(record: dict[str, Any]) -> str:
 def _row(name: str, row: dict[str, Any]) -> str:
     ceiling = row.get("ceiling_value", row.get("held_out_value"))
     interval = f"{row['low']:.3f} .. {row['high']:.3f}"
-    return f"{name:28}{row['value']:5.3f}{interval:>20}" + ("" if ceiling is None else f"{ceiling:10.3f}")
+    return f"{name:30}{row['value']:7.3f}{interval:>20}" + ("" if ceiling is None else f"{ceiling:10.3f}")
 
 
 def _chain_lines(chains: dict[str, Any] | None) -> list[str]:
