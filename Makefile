@@ -11,9 +11,11 @@ RUNS ?= runs
 	touch $@
 
 demo: .venv/installed
+	$(BIN)/python experiments/langevin_trajectory.py --model=default --out=$(RUNS)/trajectory --chains=8
+	$(BIN)/python experiments/evaluate.py --model=default --out=$(RUNS)/evaluation --num=32 --hold_steps=0
 	$(BIN)/python experiments/train.py --flagfile=experiments/flags/quickstart.cfg --workdir=$(RUNS)/quickstart
-	$(BIN)/python experiments/langevin_trajectory.py --model=$(RUNS)/quickstart --out=$(RUNS)/trajectory --chains=4
-	@echo "Pictures: $(RUNS)/quickstart/samples, $(RUNS)/quickstart/curves.png, $(RUNS)/trajectory/trajectory.png"
+	@echo "From the shipped model: $(RUNS)/evaluation/sheet.png, $(RUNS)/trajectory/trajectory.png"
+	@echo "From the short training: $(RUNS)/quickstart/samples, $(RUNS)/quickstart/curves.png"
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2

@@ -203,6 +203,6 @@ def _restarted(
     from_noise = count // 2
     noise_key, chain_key, pick_key = jax.random.split(key, 3)
     noise = langevin.uniform_images(noise_key, (from_noise, *starts.shape[1:]))
-    arrived = _run(chain_key, noise, labels[:from_noise], state, network, settings, settings.sample_steps)
+    arrived = _run(chain_key, noise, labels[:from_noise], state, network, settings, settings.finish_arrival)
     pictures = _pictures_of(pick_key, labels[from_noise:count], examples, num_classes)
     return jnp.concatenate([arrived, pictures, starts[count:]])

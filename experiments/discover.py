@@ -13,8 +13,9 @@ continue after an interruption, or with a larger --num for more. To steer it:
     --ways=spans,levels                              only these ways of making
 
 The ways: spans (a sub-type in the side spans, another in the main span), levels (others above and below the deck),
-sides (left and right differ); blend (the sum of two energies), either (one or the other), without (one and not the
-other), subtype (one alone), restart (chains that go on from a training's replay buffer).
+sides (left and right differ); regional (like these three, but all energies act on one picture); blend (the sum of two
+energies), either (one or the other), without (one and not the other), subtype (one alone), restart (chains that go on
+from a training's replay buffer).
 """
 
 import json

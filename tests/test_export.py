@@ -32,6 +32,6 @@ def test_an_exported_model_is_the_model_without_its_training_and_names_no_path(w
 def test_an_export_overwrites_nothing(workdir, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="--out=.*full: there is something in it"):
+    with pytest.raises(InputError, match=r"--out=.*full: there is something in it"):
         models.export(workdir, tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]

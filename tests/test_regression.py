@@ -35,6 +35,7 @@ def small(tiny):
         norm_clip=1.0,
         finish_after=3,
         finish_chains=6,
+        finish_arrival=4,
         buffer_size=18,
         restart=0.5,
         step_size=0.005,
@@ -107,7 +108,13 @@ def test_a_gradient_in_parts_is_the_gradient(monkeypatch):
 
 def test_warm_up_and_finish_set_the_learning_rate(tiny):
     settings = dataclasses.replace(
-        tiny, learning_rate=0.1, warmup=4, objective="equilibrium", finish_after=6, finish_learning_rate=0.01, finish_chains=8
+        tiny,
+        learning_rate=0.1,
+        warmup=4,
+        objective="equilibrium",
+        finish_after=6,
+        finish_learning_rate=0.01,
+        finish_chains=8,
     )
     optimizer, params = make_optimizer(settings), jnp.zeros(())
     state, moves = optimizer.init(params), []

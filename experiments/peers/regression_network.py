@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from bridge_ebm.accumulate import gradient_of_sum
 from bridge_ebm.convolution import Precision, conv_general_dilated, dot_general
 from bridge_ebm.langevin import energy_and_gradient
 
@@ -68,9 +69,14 @@ def make_update(params: Any, pictures: np.ndarray, batch: int, precision: Precis
         picked = images[jax.random.randint(pick_key, (batch,), 0, len(images)), :, :, None]
         x1 = picked.astype(jnp.float32) / 127.5 - 1.0
         x0, t = jax.random.normal(noise_key, x1.shape), jax.random.uniform(time_key, (batch,))
-        loss, grads = jax.value_and_grad(lambda params: regression_loss(network, params, x0, x1, t))(params)
+
+        def error_sum(params, part):
+            loss = regression_loss(network, params, *part)
+            return loss * (len(part[0]) / batch), jnp.full(len(part[0]), loss)
+
+        grads, losses = gradient_of_sum(error_sum, params, (x0, x1, t))
         updates, opt_state = optimizer.update(grads, opt_state)
-        return optax.apply_updates(params, updates), opt_state, loss
+        return optax.apply_updates(params, updates), opt_state, losses.mean()
 
     params, count = jax.tree.map(jnp.copy, params), 0
     carry = params, optimizer.init(params)

@@ -1,0 +1,34 @@
+"""The models in the package draw what they promise."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.spatial import distance
+
+import bridge_ebm
+from bridge_ebm import bridges, data, metrics, structure
+
+
+@pytest.mark.parametrize("name", bridge_ebm.list_models())
+def test_a_shipped_model_loads_and_has_a_card(name):
+    model = bridge_ebm.load_model(name)
+    assert (bridge_ebm.models.PRETRAINED / name / "README.md").read_text().startswith(f"# {name}: ")
+    assert np.isfinite(model.energy()(model.start(jax.random.key(0), 2))).all()
+
+
+def test_the_default_model_comes_first_and_draws_the_sub_type_it_is_asked_for():
+    assert bridge_ebm.list_models()[0] == "default"
+    model = bridge_ebm.load_model("default")
+    assert model.settings.subtypes == bridges.SUBTYPES and (model.height, model.width) == (48, 192)
+    drawn = [model.draw(jax.random.key(1), 2, name, num_steps=100) for name in bridges.SUBTYPES]
+    images = data.to_uint8(np.concatenate(drawn))
+    asked = [name for name in bridges.SUBTYPES for _ in range(2)]
+    right = sum(nearest == name for nearest, name in zip(nearest_subtypes(images), asked, strict=True))
+    assert right >= 15
+    assert sum(structure.analyse(image).verdict == "A" for image in images) >= 13
+
+
+def nearest_subtypes(images):
+    real = np.stack([bridges.render(name, width, 48, 192) for name in bridges.SUBTYPES for width in range(0, 16, 3)])
+    near = distance.cdist(metrics.features(images), metrics.features(real)).argmin(1)
+    return [bridges.SUBTYPES[k // 6] for k in near]
