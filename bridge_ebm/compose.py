@@ -7,6 +7,7 @@ pytree of all weights, masks and constants, so that `jit` takes it as an argumen
     more than one at once   conjunction, disjunction, negation, tempered (Du, Li and Mordatch 2020, arXiv 2004.06030)
     one per image           one_of
     one per region          regional, companions; halves and weld for energies of half pictures
+    of the picture alone    ink
     constraints             held, mirrored, in_turn: projections of images; restricted: an energy under one
 
 Which of these are energies in the strict sense, that is, have the gradient of their value: all but `regional`, which
@@ -185,6 +186,17 @@ def _weld(stiffness: jax.Array, images: jax.Array) -> jax.Array:
     return 0.5 * (_per_image(stiffness) * apart**2).sum((1, 2, 3))
 
 
+def ink(price: float) -> Partial:
+    """A price on ink: price * sum (x + 1). With the clip at -1 a gradient step takes a little of every grey and leaves
+    none of the faintest, as the soft threshold of sparse regression does; in sums it clears the haze of a chain.
+    """
+    return Partial(_ink, jnp.float32(price))
+
+
+def _ink(price: jax.Array, images: jax.Array) -> jax.Array:
+    return price * (images + 1).sum((1, 2, 3))
+
+
 def held(mask: jax.Array | np.ndarray, picture: jax.Array | np.ndarray) -> Partial:
     """Projection: pixels of the bool `mask` [H, W, 1] are those of `picture` [H, W, 1], to the last bit."""
     return Partial(_held, jnp.asarray(mask, bool), jnp.asarray(picture, jnp.float32))
@@ -246,12 +258,13 @@ def _boxed(energy: Partial, stiffness: jax.Array, images: jax.Array) -> jax.Arra
     return energy(inside) + 0.5 * stiffness * ((images - inside) ** 2).sum((1, 2, 3))
 
 
-def span_masks(width: int, seams: Sequence[float]) -> np.ndarray:
+def span_masks(width: int, seams: Sequence[float], softness: float = 1.0) -> np.ndarray:
     """Shares [len(seams) + 1, W] of the regions left of, between and right of `seams` (pixels from the left edge).
 
-    Neighbours pass into each other by a sigmoid of `SEAM` times `width` pixels; the shares of a column add up to 1.
+    Neighbours pass into each other by a sigmoid of `SEAM` times `width` pixels, times `softness`; the shares of a
+    column add up to 1.
     """
-    return _partition(np.arange(width) + 0.5, np.asarray(seams, float), SEAM * width)
+    return _partition(np.arange(width) + 0.5, np.asarray(seams, float), softness * SEAM * width)
 
 
 def deck_masks(height: int, width: int, row: float | None = None) -> np.ndarray:

@@ -155,7 +155,7 @@ def _how(plan: Plan, seed: int, index: int) -> Record:
         place: span.above if span.above == span.below else f"{span.above} over {span.below}"
         for place, span in zip(naming.SPANS, plan.spans, strict=True)
     }
-    if plan.way not in plans.MIX:
+    if plan.way not in (*plans.MIX, "regional"):
         spans = {"of": plan.spans[1].above} | ({"and": plan.other} if plan.other else {})
     return {"way": plan.way, **spans, "seed": seed, "index": index}
 

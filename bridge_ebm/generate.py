@@ -1,14 +1,15 @@
 """Candidates for new types: from plans (plans.py) to pictures, by chains under composed energies.
 
 Candidates are made in groups of `GROUP`; a group is a pure function of (model, seed, number of the group, plans), so
-groups may be made in any order and by any process. Those that compose by region go three stages:
+groups may be made in any order and by any process. Those of the default mix compose by region in two stages:
 
-1. Companions: from one noise, one whole bridge of every sub-type, all at once under `compose.companions`; where the
-   regions will meet they are tied, so that their decks and piers agree.
-2. Joining: the plan's regions cut each design out of its companions.
-3. Settling: a chain under `compose.regional` from the joined picture, in which every energy sees the whole design.
+1. Companions: from one noise, one whole bridge of every sub-type, all at once under `compose.companions`: every energy
+   sees whole bridges of its own kind only. The last few steps put a price on ink (`compose.ink`), which clears the
+   haze of some grey levels that chains leave on the ground.
+2. Joining: the plan's regions cut each design out of the cleanest set of companions of its group.
 
-A model of half pictures runs all chains on left halves, and mirrored right ones where a design is not symmetric.
+The way "regional" lets all energies act on one picture instead (`compose.regional`). A model of half pictures runs all
+chains on left halves, and mirrored right ones where a design is not symmetric.
 """
 
 from collections.abc import Sequence
@@ -19,16 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from bridge_ebm import bridges, compose, data, langevin, plans, samplers
+from bridge_ebm import bridges, compose, data, langevin, metrics, plans, samplers
 from bridge_ebm.langevin import LangevinSettings
 from bridge_ebm.models import Model
 from bridge_ebm.plans import Plan
 
 GROUP = 16  # candidates
-NOISES = 2  # in a group: each gives companions of all sub-types, for GROUP / NOISES candidates
+NOISES = 2  # in a group: each gives companions of all sub-types, of which a design takes the cleanest set
 FRAMES = 6  # pictures kept of every chain, from the noise to the end
-SETTLING = 40  # steps of the third stage
-TIE = 20.0  # stiffness between companions where regions meet; a gradient step of 0.005 is stable below 400
+CLEARING = 12  # last steps of every chain, in which ink has a price
+HAZE = 4 / 255  # of the grey range, that those steps take from a pixel at most
+TIE = 0.0  # stiffness between the decks of companions where regions meet
+JOINT = 1 / 3  # width of the seams where finished pictures are joined, in those of `compose.SEAM`
 
 BLEND = 0.5  # weight of each energy in the way "blend"
 AGAINST = 0.3  # strength of the negated energy in the way "without"
@@ -138,45 +141,64 @@ _energies = jax.jit(lambda energy, images: energy(images))
 _constrained = jax.jit(samplers.constrained, static_argnames=("settings", "frames"))
 
 
-def frame_numbers(num_steps: int, count: int) -> tuple[int, ...]:
-    """Numbers of `count` frames of a chain, most of them early, where it moves fastest; the last is its end."""
-    last = num_steps - 1
-    return tuple(round(last * (k / (count - 1)) ** 1.7) for k in range(count))
+def frame_numbers(studio: Studio) -> tuple[int, ...]:
+    """Numbers of the frames kept of a chain, most of them early, where it moves fastest; the last is its end."""
+    last = studio.settings.num_steps - 1
+    return (*(round(last * (k / (FRAMES - 2)) ** 1.7) for k in range(FRAMES - 1)), last + CLEARING)
+
+
+def _walk(studio: Studio, key: jax.Array, starts: jax.Array, energy: Partial, projection: Partial) -> np.ndarray:
+    """Frames [F, B, h, w, 1] of chains from `starts`, the last steps without noise and with a price on ink."""
+    steps = frame_numbers(studio)
+    walk = _constrained(key, starts, energy, studio.settings, projection, steps[:-1])
+    price = compose.ink(2 * HAZE / (CLEARING * studio.settings.step_size))
+    settings = studio.settings._replace(num_steps=CLEARING, noise=0.0)
+    end = _constrained(key, walk.images, compose.conjunction([energy, price]), settings, projection)
+    return np.concatenate([walk.frames, end.images[None]])
 
 
 def make_group(studio: Studio, seed: int, group: int, drawn: Sequence[Plan]) -> list[Made]:
     """The candidates of `drawn`, the plans of group number `group` in order (at most `GROUP`)."""
     key = jax.random.fold_in(jax.random.key(seed), group)
-    made: list[Made | None] = [None] * len(drawn)
-    regions = [k for k, plan in enumerate(drawn) if plan.way in plans.MIX]
-    whole = [k for k, plan in enumerate(drawn) if plan.way not in plans.MIX]
-    if regions:
-        for k, one in zip(regions, _composed(studio, key, [drawn[k] for k in regions]), strict=True):
-            made[k] = one
-    if whole:
-        for k, one in zip(whole, _mixed(studio, key, [drawn[k] for k in whole]), strict=True):
-            made[k] = one
-    return [one for one in made if one is not None]
+    kinds = {"joined": _composed, "regional": _regional, "whole": _mixed}
+    kind_of = [_kind(plan.way) for plan in drawn]
+    made: dict[int, Made] = {}
+    for kind, make in kinds.items():
+        mine = [k for k, its in enumerate(kind_of) if its == kind]
+        if mine:
+            made |= zip(mine, make(studio, key, [drawn[k] for k in mine]), strict=True)
+    return [made[k] for k in range(len(drawn))]
+
+
+def _kind(way: str) -> str:
+    return "joined" if way in plans.MIX else "regional" if way == "regional" else "whole"
 
 
 def _composed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
-    """Designs composed by region: the three stages."""
-    start_key, chain_key, settle_key = jax.random.split(key, 3)
-    steps = frame_numbers(studio.settings.num_steps, FRAMES - 1)
-    parts = _companions(studio, start_key, chain_key, steps)  # [F, NOISES, K, h, w, 1]
-    energies = _companion_energies(studio, parts)  # [F, NOISES, K]
-    frames = np.empty((len(drawn), FRAMES, studio.height, studio.width, 1), np.float32)
-    values = np.empty((len(drawn), FRAMES))
+    """Designs joined from companions."""
+    start_key, chain_key = jax.random.split(key)
+    steps = frame_numbers(studio)
+    parts = _companions(studio, start_key, chain_key)  # [F, NOISES, K, h, w, 1]
+    energies = _companion_energies(studio, parts) * (2 if studio.half else 1)  # of whole pictures [F, NOISES, K]
+    dirt = _dirt(studio, parts[-1])
+    made = []
     for d, plan in enumerate(drawn):
-        names, masks = plans.masks(plan, studio.height, studio.width)
+        names, masks = plans.masks(plan, studio.height, studio.width, JOINT)
         index = [studio.subtypes.index(name) for name in names]
-        mine = _whole(studio, parts[:, d % NOISES][:, index])
-        frames[d, :-1] = np.einsum("khwc,fkhwc->fhwc", masks, mine)
-        values[d, :-1] = (2 if studio.half else 1) * energies[:, d % NOISES][:, index] @ masks.mean((1, 2, 3))
-    frames = _hold(studio, frames)
-    frames[:, -1], values[:, -1] = _settled(studio, settle_key, frames[:, -2], drawn)
-    steps = (*steps, studio.settings.num_steps + SETTLING - 1)
-    return [_made(chain, steps, energy) for chain, energy in zip(frames, values, strict=True)]
+        # Where several sets are clean, each gives its share of the group.
+        order = np.roll(np.arange(NOISES), d)
+        noise = order[dirt[order][:, index].max(axis=1).argmin()]
+        mine = _whole(studio, parts[:, noise][:, index])
+        frames = _hold(studio, np.einsum("khwc,fkhwc->fhwc", masks, mine))
+        made.append(_made(frames, steps, energies[:, noise][:, index] @ masks.mean((1, 2, 3))))
+    return made
+
+
+def _dirt(studio: Studio, parts: np.ndarray) -> np.ndarray:
+    """Share of ghosts in the companions [NOISES, K, h, w, 1], float [NOISES, K]; what is no worse than real is 0."""
+    pictures = data.to_uint8(_whole(studio, parts)).reshape(-1, studio.height, studio.width)
+    ghost = np.nan_to_num(metrics.definition(pictures).ghost, nan=1.0)
+    return np.where(ghost <= metrics.real_range(studio.height, studio.width).ghost[1], 0, ghost).reshape(NOISES, -1)
 
 
 def _made(frames: np.ndarray, steps: tuple[int, ...], energies: np.ndarray) -> Made:
@@ -184,20 +206,13 @@ def _made(frames: np.ndarray, steps: tuple[int, ...], energies: np.ndarray) -> M
     return Made(pictures[-1], pictures, steps, tuple(float(energy) for energy in energies))
 
 
-def _companions(studio: Studio, start_key: jax.Array, chain_key: jax.Array, steps: tuple[int, ...]) -> np.ndarray:
-    """Bridges of every sub-type at `steps` of their chains, float [F, NOISES, K, h, w, 1]."""
+def _companions(studio: Studio, start_key: jax.Array, chain_key: jax.Array) -> np.ndarray:
+    """Bridges of every sub-type, the frames of their chains, float [F, NOISES, K, h, w, 1]."""
     count, (height, width, _) = len(studio.subtypes), studio.area
-    noise = langevin.uniform_images(start_key, (NOISES, *studio.area))
-    energy = compose.companions(studio.energies[:-1], jnp.asarray(_tie(studio)))
-    walk = _constrained(
-        chain_key,
-        jnp.tile(noise, (1, count, 1, 1)),
-        energy,
-        studio.settings,
-        Partial(_each, studio.projection, jnp.zeros(count)),
-        steps,
-    )
-    return np.asarray(walk.frames).reshape(len(steps), NOISES, count, height, width, 1)
+    starts = jnp.tile(langevin.uniform_images(start_key, (NOISES, *studio.area)), (1, count, 1, 1))
+    energy = compose.companions(studio.energies[:-1], _tie(studio))
+    each = Partial(_each, studio.projection, jnp.zeros(count))
+    return _walk(studio, chain_key, starts, energy, each).reshape(FRAMES, NOISES, count, height, width, 1)
 
 
 def _each(projection: Partial, places: jax.Array, images: jax.Array) -> jax.Array:
@@ -207,16 +222,12 @@ def _each(projection: Partial, places: jax.Array, images: jax.Array) -> jax.Arra
 
 
 def _tie(studio: Studio) -> np.ndarray:
-    """Stiffness [K, h, w, 1]: all companions at the deck about the piers, and those with piers there at their piers."""
+    """Stiffness [K, h, w, 1]: all companions at the deck, about the piers."""
     height, width = studio.height, studio.width
-    rows = np.abs(np.arange(height) + 0.5 - height / 2)[None, :, None] < height / 16
-    below = (np.arange(height) + 0.5 - height / 2)[None, :, None] > 0
-    from_middle = np.abs(np.arange(width) + 0.5 - width / 2)[None, None] / width * plans.METRES
-    about_pier = np.abs(from_middle - plans.PIER)
-    deck = rows & (about_pier < 20)
-    stands = np.array([name not in ("beam", "v_pier_frame") for name in studio.subtypes])[:, None, None]
-    tied = deck | (stands & below & (about_pier < 6))
-    return TIE * tied[..., None][:, :, : studio.area[1]].astype(np.float32)
+    rows = np.abs(np.arange(height) + 0.5 - height / 2)[:, None] < height / 16
+    from_middle = np.abs(np.arange(width) + 0.5 - width / 2)[None] / width * plans.METRES
+    tied = TIE * (rows & (np.abs(from_middle - plans.PIER) < 20))[None, :, : studio.area[1], None]
+    return np.repeat(tied.astype(np.float32), len(studio.subtypes), axis=0)
 
 
 def _companion_energies(studio: Studio, parts: np.ndarray) -> np.ndarray:
@@ -231,53 +242,41 @@ def _companion_energies(studio: Studio, parts: np.ndarray) -> np.ndarray:
     )
 
 
-def _settled(
-    studio: Studio, key: jax.Array, images: np.ndarray, drawn: Sequence[Plan]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Designs [N, H, W, 1] after the third stage, and their energies [N]: those of their regions by area."""
+def _regional(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
+    """Designs of the way "regional": chains from noise under the masked mixture of all energies of a plan."""
     jobs = [(d, False) for d in range(len(drawn))]
     if studio.half:
         jobs += [(d, True) for d, plan in enumerate(drawn) if plan.spans[0] != plan.spans[2]]
-    areas = np.stack([_area(studio, images[d], flipped) for d, flipped in jobs])
     cells = [_cells(studio, drawn[d], flipped) for d, flipped in jobs]
     labels = np.stack([label for label, _ in cells], axis=1)
     masks = np.stack([mask for _, mask in cells], axis=1)
-    ends, energies = np.empty_like(areas), np.zeros(len(jobs))
-    settings = studio.settings._replace(num_steps=SETTLING)
+    noise_key, chain_key = jax.random.split(key)
+    noise = np.asarray(langevin.uniform_images(noise_key, (len(drawn), *studio.area)))
+    steps = frame_numbers(studio)
+    frames, energies = np.empty((len(jobs), FRAMES, *studio.area), np.float32), np.empty((len(jobs), FRAMES))
     for first in range(0, len(jobs), GROUP):
         here = np.arange(first, first + GROUP) % len(jobs)  # the last batch is filled up
         parts = [compose.one_of(studio.energies, index) for index in labels[:, here]]
-        walk = _constrained(
-            jax.random.fold_in(key, first),
-            jnp.asarray(areas[here]),
-            compose.regional(parts, masks[:, here]),
-            settings,
-            studio.projection,
-        )
-        values = np.stack([np.asarray(_energies(part, walk.images)) for part in parts])
-        ends[here] = walk.images
-        energies[here] = (values * masks[:, here].mean((2, 3, 4))).sum(0)
-    return _assembled(studio, jobs, ends, energies, len(drawn))
+        starts = jnp.asarray(noise[[jobs[k][0] for k in here]])
+        walk = _walk(studio, chain_key, starts, compose.regional(parts, masks[:, here]), studio.projection)
+        frames[here] = walk.swapaxes(0, 1)
+        values = np.array([[_energies(part, jnp.asarray(frame)) for part in parts] for frame in walk])  # [F, C, B]
+        energies[here] = np.einsum("fcb,cb->bf", values, masks[:, here].mean((2, 3, 4)))
+    chains, values = _assembled(studio, jobs, frames, energies, len(drawn))
+    return [_made(_hold(studio, chain), steps, value) for chain, value in zip(chains, values, strict=True)]
 
 
 def _assembled(
-    studio: Studio, jobs: list[tuple[int, bool]], ends: np.ndarray, energies: np.ndarray, count: int
+    studio: Studio, jobs: list[tuple[int, bool]], frames: np.ndarray, energies: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whole pictures and energies of `count` designs from their areas."""
+    """Frames [N, F, H, W, 1] and energies [N, F] of `count` designs from those of their areas."""
     if not studio.half:
-        return ends[:count], energies[:count]
-    left = ends[:count]
-    right, other = left.copy(), energies[:count].copy()
+        return frames[:count], energies[:count]
+    right, other = frames[:count].copy(), energies[:count].copy()
     for job, (d, flipped) in enumerate(jobs):
         if flipped:
-            right[d], other[d] = ends[job], energies[job]
-    return np.concatenate([left, right[:, :, ::-1]], axis=2), energies[:count] + other
-
-
-def _area(studio: Studio, image: np.ndarray, flipped: bool) -> np.ndarray:
-    """The area of a whole picture [H, W, 1] on which the chain runs: the left half, or the mirrored right one."""
-    seen = image[:, ::-1] if flipped else image
-    return seen[:, : studio.area[1]]
+            right[d], other[d] = frames[job], energies[job]
+    return np.concatenate([frames[:count], right[..., ::-1, :]], axis=-2), energies[:count] + other
 
 
 def _cells(studio: Studio, plan: Plan, flipped: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -309,11 +308,10 @@ def _mixed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
         start_key, chain_key = jax.random.split(jax.random.fold_in(key, 1000 + number))
         keys = [jax.random.fold_in(start_key, d) for d in places]
         starts = jnp.concatenate([_start(studio, one, way) for one in keys])
-        steps = frame_numbers(studio.settings.num_steps, FRAMES)
-        walk = _constrained(chain_key, starts, energy, studio.settings, studio.projection, steps)
-        frames = np.asarray(walk.frames).swapaxes(0, 1)
-        values = np.stack([np.asarray(_energies(energy, frame)) for frame in walk.frames], axis=1)
-        whole = _hold(studio, _whole(studio, frames))
+        steps = frame_numbers(studio)
+        walk = _walk(studio, chain_key, starts, energy, studio.projection)
+        values = np.stack([np.asarray(_energies(energy, jnp.asarray(frame))) for frame in walk], axis=1)
+        whole = _hold(studio, _whole(studio, walk.swapaxes(0, 1)))
         for place, d in enumerate(mine):
             made[d] = _made(whole[place], steps, values[place])
     return [one for one in made if one is not None]

@@ -27,7 +27,7 @@ JITTER = 1.5  # metres that the seams are moved by, at most
 
 # The ways of making, and the share of the default mix that each has.
 MIX = {"spans": 0.1, "levels": 0.4, "sides": 0.5}
-WAYS = (*MIX, "blend", "either", "without", "subtype", "restart")
+WAYS = (*MIX, "regional", "blend", "either", "without", "subtype", "restart")
 
 
 class Span(NamedTuple):
@@ -75,7 +75,7 @@ def draw(seed: int, index: int, mix: tuple[tuple[str, float], ...], wishes: Wish
     way = mix[int(rng.choice(len(mix), p=shares / shares.sum()))][0]
     choices = _choices(way, wishes, known)
     left, main, right, other = choices[int(rng.integers(len(choices)))]
-    if way in MIX and left != right and rng.random() < 0.5:
+    if left != right and rng.random() < 0.5:
         left, right = right, left
     seams = [PIER + float(rng.uniform(-JITTER, JITTER)) for _ in range(2)]
     return Plan(way, (left, main, right), (seams[0], seams[1]), other)
@@ -84,8 +84,10 @@ def draw(seed: int, index: int, mix: tuple[tuple[str, float], ...], wishes: Wish
 @lru_cache(maxsize=64)
 def _choices(way: str, wishes: Wishes, known: tuple[str, ...]) -> list[tuple[Span, Span, Span, str]]:
     """All plans of a way that meet the wishes: those that follow the rules, or, where there are none, all."""
-    if way in MIX:
-        found = [(left, main, right, "") for left, main, right in _compositions(way, known)]
+    regions = way in MIX or way == "regional"
+    if regions:
+        ways = MIX if way == "regional" else (way,)
+        found = [(left, main, right, "") for one in ways for left, main, right in _compositions(one, known)]
     else:
         others = [""] if way in ("subtype", "restart") else known
         found = [(Span(a, a), Span(a, a), Span(a, a), b) for a in known for b in others if a != b]
@@ -94,7 +96,7 @@ def _choices(way: str, wishes: Wishes, known: tuple[str, ...]) -> list[tuple[Spa
     found = [choice for choice in found if _meets(choice, wishes)]
     if not found:
         raise InputError(f"--ways={way}: nothing can be made so with these wishes; drop one, or choose other --ways")
-    return [choice for choice in found if way not in MIX or _stands(*choice[:3])] or found
+    return [choice for choice in found if not regions or _stands(*choice[:3])] or found
 
 
 def _compositions(way: str, known: tuple[str, ...]) -> list[tuple[Span, Span, Span]]:
@@ -147,13 +149,16 @@ def _pulls(side: Span, main: Span) -> bool:
     return both or (side.above in STAYED and main.above == "through_arch")
 
 
-def masks(plan: Plan, height: int, width: int) -> tuple[tuple[str, ...], np.ndarray]:
-    """The sub-types of a plan and their regions, float32 [K, height, width, 1]: a partition of unity."""
+def masks(plan: Plan, height: int, width: int, softness: float = 1.0) -> tuple[tuple[str, ...], np.ndarray]:
+    """The sub-types of a plan and their regions, float32 [K, height, width, 1]: a partition of unity.
+
+    `softness` is the width of the seams between the spans in those of `compose.SEAM`.
+    """
     rows = compose.deck_masks(height, width)
     regions: dict[str, np.ndarray] = {}
     for level, seam in enumerate(plan.seams):
         reach = seam / METRES * width
-        columns = compose.span_masks(width, (width / 2 - reach, width / 2 + reach))
+        columns = compose.span_masks(width, (width / 2 - reach, width / 2 + reach), softness)
         for cell, span in zip(compose.cells(rows[level : level + 1], columns), plan.spans, strict=True):
             name = span[level]
             regions[name] = regions.get(name, 0) + cell

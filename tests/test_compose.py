@@ -235,3 +235,17 @@ def test_weights_that_do_not_fit_are_refused(weights):
         compose.conjunction([bowl(), bowl()], weights)
     with pytest.raises(ValueError, match="at least one"):
         compose.disjunction([])
+
+
+def test_ink_is_charged_by_grey_and_a_step_takes_the_faintest_away():
+    price, faint = compose.ink(0.5), jnp.full((1, *SHAPE), -0.99)
+    np.testing.assert_allclose(price(faint), 0.5 * 0.01 * 48, rtol=1e-4)
+    np.testing.assert_allclose(gradient(price, faint), 0.5)
+    # With a spring back to grey -0.99 the clip at -1 still wins; a line of grey 0.5 loses the price over the stiffness.
+    drawn = faint.at[:, 2].set(0.5)
+    energy = compose.conjunction([Partial(well, drawn, jnp.float32(20)), price])
+    images = drawn
+    for _ in range(200):
+        images = jnp.clip(images - 0.01 * gradient(energy, images), -1, 1)
+    np.testing.assert_allclose(images[:, 2], 0.5 - 0.5 / 20, rtol=1e-4)
+    np.testing.assert_array_equal(images[:, 0], -1)

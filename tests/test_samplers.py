@@ -154,9 +154,13 @@ def test_the_energy_of_a_constrained_chain_sees_only_constrained_images():
 
 
 def test_metropolis_on_a_symmetric_constraint_has_the_law_of_the_free_pixels():
-    end = metropolis(jax.random.key(10), many(), bowl(), MetropolisSettings(60, 0.5), compose.mirrored())
-    # Two equal pixels x cost x^2 together, so their variance is 1/2.
+    # Two equal pixels x cost (x - 4)^2 / 2 + (x + 3)^2 / 2 together: mean 1/2, variance 1/2.
+    apart = Partial(well, jnp.array([4.0, -3.0]).reshape(1, 1, 2, 1), jnp.float32(1))
+    end = metropolis(jax.random.key(10), many(), apart, MetropolisSettings(60, 0.5), compose.mirrored())
     assert spread(end.images) == pytest.approx(0.5, rel=0.04)
+    assert float(end.images.mean()) == pytest.approx(0.5, abs=0.02)
+    # The pull across the constraint, which is strong here, costs no proposals.
+    assert float(end.accepted.mean()) > 0.8
 
 
 def test_a_chain_does_not_depend_on_how_many_run_beside_it():
