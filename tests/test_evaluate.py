@@ -1,10 +1,13 @@
 """evaluate.py as a user runs it: a conditional model, a folder, and what it refuses."""
 
+import dataclasses
 import json
 import math
 from functools import partial
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -13,6 +16,7 @@ from PIL import Image
 
 from bridge_ebm import bridges, chain_report, data, metrics
 from bridge_ebm.errors import InputError
+from bridge_ebm.models import load_model
 from bridge_ebm.settings import TrainSettings
 
 TRAIN = [
@@ -100,9 +104,10 @@ def test_the_report_on_a_conditional_model(model_dir, run_script, tmp_path):
 
 
 def test_chains_depend_on_the_seed_alone_and_stay_in_their_class(model_dir):
-    import bridge_ebm
-
-    model = bridge_ebm.load_model(model_dir)
+    model = load_model(model_dir)
+    stir = [jax.random.normal(jax.random.key(k), x.shape) / 10 for k, x in enumerate(jax.tree.leaves(model.params))]
+    tree = jax.tree.structure(model.params)  # one update hardly tells the sub-types apart
+    model = dataclasses.replace(model, params=jax.tree.map(jnp.add, model.params, jax.tree.unflatten(tree, stir)))
     asked = [bridges.SUBTYPES[i % 3] for i in range(5)]
     first, second = (chain_report.draw(model, asked, 4, seed=5) for _ in range(2))
     assert (first.images == second.images).all() and (first.energies == second.energies).all()
@@ -113,7 +118,9 @@ def test_chains_depend_on_the_seed_alone_and_stay_in_their_class(model_dir):
         mine = np.flatnonzero([one == name for one in asked])
         floats = data.to_unit(first.images[mine])
         assert np.asarray(model.energy(name)(floats)) == pytest.approx(energies[mine], rel=1e-3, abs=1e-3)
-    before, after = chain_report.hold(model, first.images, asked, 4, seed=0)
+    beams = chain_report.energies_of(model, first.images, [asked[0]] * 5)
+    assert [k for k in range(5) if abs(beams[k] - energies[k]) < 1e-6] == [0, 3]
+    before, after = chain_report.hold(model, np.roll(first.images, 3, axis=2), asked, 4, seed=0)
     assert (before == before[:, :, ::-1]).all() and metrics.ink_kept(before, after).min() > 0.5
 
 

@@ -89,6 +89,15 @@ def test_definition_of_the_authors_own_renders_is_as_screened():
     assert (at_48.ghost[~np.array(harp)] == 0).all() and at_48.ghost.max() == pytest.approx(0.028, abs=5e-4)
 
 
+def test_real_ranges_of_our_own_base_pictures():
+    """By the formulas alone; the author's renders, whose lines are a little softer, are in the test above."""
+    small, large = metrics.real_range(*SIZE), metrics.real_range(128, 512)
+    assert [*small.softness, *large.softness] == pytest.approx([1.118, 3.490, 0.984, 2.662], abs=1e-3)
+    assert small.line_contrast == pytest.approx((63 / 255, np.inf))
+    assert large.line_contrast == pytest.approx((120 / 255, np.inf))
+    assert small.background == large.background == (0, 1 / 255) and small.ghost == large.ghost == (0, 0.005)
+
+
 def test_definition_worsens_step_by_step():
     real = base_pictures(*SIZE)[::8]
     by_blur = [metrics.definition(blurred(real, sigma)) for sigma in (0.01, 0.5, 1, 2)]
@@ -104,18 +113,27 @@ def test_definition_worsens_step_by_step():
 
 
 def test_real_rotated_pictures_are_as_sharp_as_base_pictures(real):
-    assert metrics.is_sharp(real.images[::3]).mean() > 0.97
+    found = metrics.in_range(metrics.definition(real.images), *SIZE)
+    assert found.background.all() and found.ghost.all() and np.all(found, axis=0).mean() > 0.97
 
 
 def test_a_blank_picture_has_no_definition():
     figures = metrics.definition(np.zeros((1, *SIZE), np.uint8))
     assert np.isnan([figures.softness[0], figures.line_contrast[0], figures.ghost[0]]).all()
     assert not metrics.is_sharp(np.zeros((1, *SIZE), np.uint8)).any()
-    assert metrics.blends_decidable(128, 512) and not metrics.blends_decidable(*SIZE)
+    assert metrics.blends_decidable(128, 512)
+    assert not any(metrics.blends_decidable(*size) for size in (SIZE, (48, 512), (128, 192)))
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((2, 48, 192, 1), np.float32), np.zeros((48, 192), np.uint8), np.zeros((0, 8, 8), np.uint8), [[1]]]
+    "bad",
+    [
+        np.zeros((2, 48, 192), np.float32),
+        np.zeros((2, 48, 192, 1), np.uint8),
+        np.zeros((48, 192), np.uint8),
+        np.zeros((0, 8, 8), np.uint8),
+        [[1]],
+    ],
 )
 def test_other_arrays_are_refused(bad):
     for measure in (metrics.definition, metrics.features, metrics.pairwise_mismatch):
@@ -203,6 +221,13 @@ def test_frechet_distance_of_known_gaussians():
     assert metrics.frechet(wide, shifted).value == pytest.approx(3 + 1, rel=0.03)
 
 
+def test_manifolds_of_points_on_a_line():
+    """With k = 1 the real balls reach [-1, 1], [0, 2], [1, 5] and [3, 17], and the generated ones 0.6, 0.6, 0.5 ..."""
+    real, fake = np.array([[0.0], [1], [3], [10]]), np.array([[0.5], [1.1], [20], [20.5], [21]])
+    found = {name: one.value for name, one in metrics.manifolds(real, fake, k=1).items()}
+    assert found == pytest.approx({"precision": 2 / 5, "recall": 2 / 4, "density": 4 / 5, "coverage": 3 / 4})
+
+
 def test_identical_sets_score_full_marks(sets):
     found = metrics.fidelity(sets[0], sets[0])
     assert found["frechet"].value < 1e-6
@@ -215,6 +240,8 @@ def test_training_pictures_score_high_and_intervals_hold_the_figure(sets):
     assert all(one.low <= one.value <= one.high for one in found.values())
     assert found["coverage"].value > 0.85 and found["recall"].value > 0.95 and found["precision"].value > 0.6
     assert found["precision"].high - found["precision"].low < 0.12
+    few = metrics.manifolds(sets[0], sets[1][::6])  # a resample of these covers less than they do
+    assert all(one.low <= one.value <= one.high for one in few.values())
 
 
 @pytest.mark.parametrize("spoil", [blurred, noisy])
