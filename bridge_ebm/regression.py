@@ -93,14 +93,15 @@ def _regression_gradient(
     told = jnp.where(jax.random.bernoulli(drop_key, settings.unconditional, t.shape), num_classes, labels)
 
     def error_sum(params, batch):
-        noise, real, t, labels = batch
+        noise, goal, t, labels = batch
         energy_fn = energy.energy_function(network, params, state.batch_stats, *_named(labels, settings))
-        mixed = (1.0 - t)[:, None, None, None] * noise + t[:, None, None, None] * real
-        gradient = langevin.energy_and_gradient(energy_fn, mixed)[1]
-        errors = objectives.regression_error(gradient, noise, real, t, settings.objective)
+        mixed = (1.0 - t)[:, None, None, None] * noise + t[:, None, None, None] * goal
+        gradient = langevin.energy_and_gradient(energy_fn, jnp.clip(mixed, -1.0, 1.0))[1]
+        errors = objectives.regression_error(gradient, noise, goal, t, settings.objective)
         return errors.sum() / settings.batch_size, errors
 
-    grads, errors = gradient_of_sum(error_sum, state.params, (noise, real, t, told))
+    goal = (1.0 + settings.margin) * real
+    grads, errors = gradient_of_sum(error_sum, state.params, (noise, goal, t, told))
     return grads, errors.mean(), Examples(real, told)
 
 

@@ -84,6 +84,12 @@ class TrainSettings:
     alpha: float = _setting(0.2, "Weight of the regulariser alpha * mean(E(real)^2 + E(fake)^2).", 0.0)
 
     unconditional: float = _setting(0.15, "Share of the pictures that a conditional network sees as 'no class'.", 0, 1)
+    margin: float = _setting(
+        0.0,
+        "How far beyond black and white gradient regression aims, so that chains end on them and not close by.",
+        0.0,
+        0.5,
+    )
     finish_after: int = _setting(
         0, "Updates of gradient regression after which the contrastive finish joins in (0: never).", 0
     )

@@ -24,8 +24,8 @@ from bridge_ebm.settings import TrainSettings, from_dict, to_flagfile
 METRICS_FILE = "metrics.jsonl"
 FLAG_FILE = "run.cfg"
 
-# A longer or shorter training, and more or fewer steps in its sample pictures, is still the same run.
-MAY_CHANGE = ("epochs", "sample_steps")
+# A longer or shorter training, saves at other times and other sample pictures are still the same run.
+MAY_CHANGE = ("epochs", "save_every", "sample_steps")
 
 
 def write_atomically(path: Path, text: str) -> None:
