@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 20.0  # seconds for any one answer
+PATIENCE = 60.0  # seconds for any one answer
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -164,6 +164,8 @@ class Page:
         """Errors and warnings of the console, and addresses fetched other than the page itself and what it holds."""
         mine = [e for e in self.browser.events if e.get("sessionId") == self.session]
         what = [e["params"] for e in mine if e["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
+        # Chromium tells much else at level "info", such as that a dialogue took the focus.
+        what = [w for w in what if w.get("entry", {}).get("level") not in ("info", "verbose")]
         what += [e["params"] for e in mine if e["method"] == "Runtime.consoleAPICalled"]
         asked = [e["params"]["request"]["url"] for e in mine if e["method"] == "Network.requestWillBeSent"]
         return what + [url for url in asked if url != self.file and not url.startswith(("data:", "blob:"))]
