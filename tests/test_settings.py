@@ -43,7 +43,7 @@ def test_a_setting_out_of_range_names_its_flag_in_one_line(name, value):
 
 
 def test_a_buffer_smaller_than_a_batch_is_refused():
-    with pytest.raises(InputError, match=r"--buffer_size=64: .* at least --batch_size=128"):
+    with pytest.raises(InputError, match=r"--buffer_size=64: .* at least 128"):
         TrainSettings(buffer_size=64)
 
 
