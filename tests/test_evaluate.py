@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import math
 from functools import partial
 from types import SimpleNamespace
@@ -46,9 +47,10 @@ def evaluate(monkeypatch):
     from conftest import ROOT
 
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    for name in list(flags.FLAGS):  # another command's, imported by another test, may have the same names
-        if name in ("out", "model", "num", "seed", "images", "subtype", "num_steps", "hold_steps"):
-            delattr(flags.FLAGS, name)
+    if "evaluate" not in sys.modules:
+        for name in list(flags.FLAGS):  # another command's, imported by another test, may have the same names
+            if name in ("out", "model", "num", "seed", "images", "subtype", "num_steps", "hold_steps"):
+                delattr(flags.FLAGS, name)
     import evaluate
 
     if not flags.FLAGS.is_parsed():
