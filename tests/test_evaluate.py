@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import sys
 import math
+import sys
 from functools import partial
 from types import SimpleNamespace
 
