@@ -20,11 +20,14 @@ HEAD_SCALE = 96.0
 
 
 def layers(height: int, channels: int) -> Sequence[tuple[int, int]]:
-    """(filters, kernel size) of the strided convolutions for pictures `height` pixels high: 4 at 48, 5 at 128."""
+    """(filters, kernel size) of the strided convolutions for pictures `height` pixels high: 4 at 48, 5 at 128.
+
+    Filters double from layer to layer, but for the last.
+    """
     count = 1
     while -(-height // 2**count) > _LAST_ROWS:
         count += 1
-    return [(channels * min(2**k, 4), 5 if k == 0 else 3) for k in range(count)]
+    return [(channels * 2 ** min(k, max(count - 2, 0)), 5 if k == 0 else 3) for k in range(count)]
 
 
 class MultiscaleEnergy(nn.Module):
