@@ -27,6 +27,10 @@ class NetworkSettings(Protocol):
         """Of the multiscale network's first layer."""
 
     @property
+    def reach(self) -> int:
+        """Convolutions of a multiscale network that sees neighbourhoods only (0: all, and the whole picture)."""
+
+    @property
     def precision(self) -> Precision:
         """Of the network's products."""
 
@@ -71,7 +75,7 @@ def make_network(settings: NetworkSettings, num_classes: int = 0) -> nn.Module:
     if settings.network == "paper" and num_classes == 0:
         return PaperEnergy(settings.precision)
     if settings.network == "multiscale":
-        return MultiscaleEnergy(settings.channels, num_classes, settings.precision)
+        return MultiscaleEnergy(settings.channels, num_classes, settings.reach, settings.precision)
     raise ValueError(f"no energy network {settings.network!r} with {num_classes} classes: use 'paper' or 'multiscale'")
 
 

@@ -38,6 +38,7 @@ class ModelSettings:
     step_size: float
     noise: float
     gradient_clip: float
+    reach: int = 0
 
     @property
     def langevin(self) -> langevin.LangevinSettings:

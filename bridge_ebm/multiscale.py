@@ -19,15 +19,17 @@ _DENSE = 128
 HEAD_SCALE = 96.0
 
 
-def layers(height: int, channels: int) -> Sequence[tuple[int, int]]:
-    """(filters, kernel size) of the strided convolutions for pictures `height` pixels high: 4 at 48, 5 at 128.
+def layers(height: int, channels: int, reach: int = 0) -> Sequence[tuple[int, int]]:
+    """(filters, kernel size) of the strided convolutions for pictures `height` pixels high: 4 at 48, 5 at 128, or the
+    first `reach` of these.
 
     Filters double from layer to layer, but for the last.
     """
     count = 1
     while -(-height // 2**count) > _LAST_ROWS:
         count += 1
-    return [(channels * 2 ** min(k, max(count - 2, 0)), 5 if k == 0 else 3) for k in range(count)]
+    sizes = [(channels * 2 ** min(k, max(count - 2, 0)), 5 if k == 0 else 3) for k in range(count)]
+    return sizes[:reach] if reach else sizes
 
 
 class MultiscaleEnergy(nn.Module):
@@ -36,10 +38,15 @@ class MultiscaleEnergy(nn.Module):
     Every convolution is followed by a scale and a shift of each channel that depend on the class (0 ... num_classes -
     1, or num_classes for "no class"), and swish. The read-out is a 1 x 1 convolution to one channel, summed over the
     picture; the sum comes first here, which is the same function and needs no product per pixel.
+
+    With `reach` k > 0 there are k convolutions and no dense layer: the energy is a sum over places, of a function of
+    the 2^(k + 1) + 1 pixels square about each (and of the place). It then prefers what is right everywhere nearby, and
+    does not see whether the parts were ever met together.
     """
 
     channels: int = 64
     num_classes: int = 0
+    reach: int = 0
     precision: Precision = "float32"
 
     @nn.compact
@@ -48,11 +55,13 @@ class MultiscaleEnergy(nn.Module):
         convolve, product = conv_general_dilated(self.precision), dot_general(self.precision)
         labels = jnp.broadcast_to(self.num_classes if labels is None else labels, len(images))
         x, read_out = images, jnp.zeros((len(images), 1), jnp.float32)
-        for filters, size in layers(images.shape[1], self.channels):
+        for filters, size in layers(images.shape[1], self.channels, self.reach):
             x = nn.Conv(filters, (size, size), strides=2, conv_general_dilated=convolve)(x)
             x = nn.swish(_modulate(x, labels, self.num_classes))
             read_out += nn.Dense(1, use_bias=False)(x.sum((1, 2)))
-        x = nn.swish(nn.Dense(_DENSE, dot_general=product)(x.reshape(len(x), -1)))
+        x = x.reshape(len(x), -1)
+        if not self.reach:
+            x = nn.swish(nn.Dense(_DENSE, dot_general=product)(x))
         return (read_out + HEAD_SCALE * nn.Dense(1)(x))[:, 0]
 
 

@@ -32,6 +32,9 @@ class TrainSettings:
         "paper", "Energy network: 'paper' is Table 1, 'multiscale' is sharper.", choices=("paper", "multiscale")
     )
     channels: int = _setting(64, "Channels of the multiscale network's first layer.", 1)
+    reach: int = _setting(
+        0, "Convolutions of a multiscale network that sees only 2^(reach + 1) + 1 pixels about each (0: all).", 0, 5
+    )
     conditional: bool = _setting(False, "Teach the multiscale network the sub-types, and 'no class' beside them.")
     mirror: bool = _setting(
         False, "Train on halves of the mirror-symmetric pictures: half the work, and symmetric bridges."
@@ -155,12 +158,13 @@ def to_flagfile(settings: TrainSettings, command: str) -> str:
 
 
 def from_dict(values: dict[str, Any], source: str) -> TrainSettings:
-    """Rebuild the settings from a JSON object; unknown, missing or invalid entries raise an `InputError` naming
-    `source`.
+    """Rebuild the settings from a JSON object; unknown or invalid entries raise an `InputError` naming `source`.
+
+    A missing entry is a setting younger than the run, and has its default: the way it was before there was a choice.
     """
     known = {field.name for field in dataclasses.fields(TrainSettings)}
-    if not isinstance(values, dict) or set(values) != known:
-        odd = sorted(known.symmetric_difference(values)) if isinstance(values, dict) else ["not an object"]
+    if not isinstance(values, dict) or not known.issuperset(values):
+        odd = sorted(set(values) - known) if isinstance(values, dict) else ["not an object"]
         raise InputError(
             f"{source}: not the settings of this version of bridge_ebm ({', '.join(odd)}); use a fresh --workdir"
         )

@@ -74,6 +74,7 @@ def model_settings(settings: TrainSettings, subtypes: tuple[str, ...]) -> ModelS
     return ModelSettings(
         network=settings.network,
         channels=settings.channels,
+        reach=settings.reach,
         precision=settings.precision,
         subtypes=subtypes if settings.conditional else (),
         mirror=settings.mirror,

@@ -62,9 +62,11 @@ def test_a_data_set_without_symmetric_pictures_is_refused():
         data.mirror_halves(dataset)
 
 
-@pytest.mark.parametrize(("height", "count"), [(16, 2), (48, 4), (128, 5)])
-def test_the_network_has_a_layer_for_every_scale(height, count):
-    assert [filters for filters, _ in layers(height, 8)] == [8, 16, 32, 32, 32][:count]
+@pytest.mark.parametrize(
+    ("height", "filters_of_each"), [(16, [8, 8]), (48, [8, 16, 32, 32]), (128, [8, 16, 32, 64, 64])]
+)
+def test_the_network_has_a_layer_for_every_scale(height, filters_of_each):
+    assert [filters for filters, _ in layers(height, 8)] == filters_of_each
 
 
 def test_the_network_judges_each_picture_alone_and_by_its_class():
@@ -82,6 +84,19 @@ def test_the_network_judges_each_picture_alone_and_by_its_class():
     np.testing.assert_allclose(together, jnp.stack(alone), rtol=2e-5)
     np.testing.assert_array_equal(network.apply(variables, images), network.apply(variables, images, 3))
     assert np.abs(network.apply(variables, images, 0) - network.apply(variables, images, 1)).min() > 1e-3
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3])
+def test_a_network_of_limited_reach_sees_neighbourhoods_only(reach):
+    network = MultiscaleEnergy(4, reach=reach)
+    images = jax.random.normal(jax.random.key(0), (1, 48, 64, 1))
+    variables = network.init(jax.random.key(1), images)
+    slope = jax.jit(jax.grad(lambda images: network.apply(variables, images).sum()))
+    far = slope(images.at[0, 20, 30].add(1.0)) - slope(images)
+    rows, columns = np.nonzero(np.abs(far[0, :, :, 0]) > 1e-7)
+    distance = max(abs(rows - 20).max(), abs(columns - 30).max())
+    # Pixels interact if some field of 2^(reach + 1) + 1 pixels square holds both.
+    assert 2**reach <= distance <= 2 ** (reach + 1)
 
 
 def test_the_default_network_has_1_6_million_parameters():

@@ -50,6 +50,8 @@ def test_a_buffer_smaller_than_a_batch_is_refused():
 def test_settings_survive_json_and_foreign_ones_are_refused():
     settings = TrainSettings(alpha=0.3, height=64)
     assert from_dict(dataclasses.asdict(settings), "x.json") == settings
+    older = {name: value for name, value in dataclasses.asdict(settings).items() if name != "reach"}
+    assert from_dict(older, "x.json") == settings
     with pytest.raises(InputError, match=r"x\.json: not the settings .*surprise"):
         from_dict({**dataclasses.asdict(settings), "surprise": 1}, "x.json")
     with pytest.raises(InputError, match=r"x\.json: --alpha=-1"):
