@@ -3,10 +3,11 @@
 Candidates are made in groups of `GROUP`; a group is a pure function of (model, seed, number of the group, plans), so
 groups may be made in any order and by any process. Those of the default mix compose by region in two stages:
 
-1. Companions: from one noise, one whole bridge of every sub-type, all at once under `compose.companions`: every energy
-   sees whole bridges of its own kind only. The last few steps put a price on ink (`compose.ink`), which clears the
-   haze of some grey levels that chains leave on the ground.
-2. Joining: the plan's regions cut each design out of the cleanest set of companions of its group.
+1. Companions: from each of a few noises, one whole bridge of every sub-type, all at once under `compose.companions`:
+   every energy sees whole bridges of its own kind only. The last few steps put a price on ink (`compose.ink`), which
+   clears the haze of some grey levels that chains leave on the ground.
+2. Joining: the plan's regions cut each design out of companions of its group, those without flaws that fit each other
+   best along the seams.
 
 The way "regional" lets all energies act on one picture instead (`compose.regional`). A model of half pictures runs all
 chains on left halves, and mirrored right ones where a design is not symmetric.
@@ -20,18 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from bridge_ebm import bridges, compose, data, langevin, metrics, plans, samplers
+from bridge_ebm import bridges, compose, data, langevin, metrics, plans, samplers, structure
 from bridge_ebm.langevin import LangevinSettings
 from bridge_ebm.models import Model
 from bridge_ebm.plans import Plan
 
-GROUP = 16  # candidates
-NOISES = 2  # in a group: each gives companions of all sub-types, of which a design takes the cleanest set
+GROUP = 32  # candidates
+NOISES = 4  # in a group: each gives companions of all sub-types
 FRAMES = 6  # pictures kept of every chain, from the noise to the end
 CLEARING = 12  # last steps of every chain, in which ink has a price
 HAZE = 4 / 255  # of the grey range, that those steps take from a pixel at most
-TIE = 0.0  # stiffness between the decks of companions where regions meet
+ABOUT = 7.0  # metres about the usual place of the piers in which a companion's is looked for
 JOINT = 1 / 3  # width of the seams where finished pictures are joined, in those of `compose.SEAM`
+FIT = 2.0  # the same, of those along which companions are compared
+# What a flaw of a companion, and another noise than the design's turn, weigh against squared differences along seams.
+FLAW, TURN = 1e4, 1e2
 
 BLEND = 0.5  # weight of each energy in the way "blend"
 AGAINST = 0.3  # strength of the negated energy in the way "without"
@@ -180,25 +184,61 @@ def _composed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Mad
     steps = frame_numbers(studio)
     parts = _companions(studio, start_key, chain_key)  # [F, NOISES, K, h, w, 1]
     energies = _companion_energies(studio, parts) * (2 if studio.half else 1)  # of whole pictures [F, NOISES, K]
-    dirt = _dirt(studio, parts[-1])
+    flaws = _flaws(studio, parts[-1])
     made = []
     for d, plan in enumerate(drawn):
-        names, masks = plans.masks(plan, studio.height, studio.width, JOINT)
-        index = [studio.subtypes.index(name) for name in names]
-        # Where several sets are clean, each gives its share of the group.
-        order = np.roll(np.arange(NOISES), d)
-        noise = order[dirt[order][:, index].max(axis=1).argmin()]
-        mine = _whole(studio, parts[:, noise][:, index])
-        frames = _hold(studio, np.einsum("khwc,fkhwc->fhwc", masks, mine))
-        made.append(_made(frames, steps, energies[:, noise][:, index] @ masks.mean((1, 2, 3))))
+        index = [studio.subtypes.index(name) for name in plan.subtypes]
+        noise = _fitting(plan, _whole(studio, parts[-1][:, index]), flaws[:, index], d % NOISES)
+        mine = parts[:, noise, index]
+        pier = _pier(studio, mine[-1], plan.subtypes)
+        masks = plans.masks(plan._replace(seams=(pier, pier)), studio.height, studio.width, JOINT)
+        frames = _hold(studio, np.einsum("khwc,fkhwc->fhwc", masks, _whole(studio, mine)))
+        made.append(_made(frames, steps, energies[:, noise, index] @ masks.mean((1, 2, 3))))
     return made
 
 
-def _dirt(studio: Studio, parts: np.ndarray) -> np.ndarray:
-    """Share of ghosts in the companions [NOISES, K, h, w, 1], float [NOISES, K]; what is no worse than real is 0."""
+def _flaws(studio: Studio, parts: np.ndarray) -> np.ndarray:
+    """How many of three faults the companions [NOISES, K, h, w, 1] have, int [NOISES, K]: ghosts, not being sharp, and
+    another verdict than A.
+    """
     pictures = data.to_uint8(_whole(studio, parts)).reshape(-1, studio.height, studio.width)
-    ghost = np.nan_to_num(metrics.definition(pictures).ghost, nan=1.0)
-    return np.where(ghost <= metrics.real_range(studio.height, studio.width).ghost[1], 0, ghost).reshape(NOISES, -1)
+    fits = metrics.in_range(metrics.definition(pictures), studio.height, studio.width)
+    stands = np.array([structure.analyse(picture).verdict == "A" for picture in pictures])
+    return (3 - fits.ghost.astype(int) - np.all(fits, axis=0) - stands).reshape(parts.shape[:2])
+
+
+def _fitting(plan: Plan, parts: np.ndarray, flaws: np.ndarray, turn: int) -> np.ndarray:
+    """Whose noise each sub-type of a plan takes its companion from, int [K], of companions [NOISES, K, H, W, 1].
+
+    Those with the fewest `flaws` [NOISES, K]; among these the first sub-type's is number `turn`, so that designs of a
+    group differ, and the others are those that differ least from their neighbours along the seams.
+    """
+    count = parts.shape[1]
+    masks = plans.masks(plan, *parts.shape[2:4], FIT)
+    choices = np.stack(list(np.ndindex(*(len(parts),) * count)))  # [choices, K]
+    cost = FLAW * np.take_along_axis(flaws, choices, axis=0).sum(axis=1) + TURN * (choices[:, 0] != turn)
+    for k in range(count):
+        for m in range(k):
+            apart = (masks[k] * masks[m] * (parts[:, None, k] - parts[None, :, m]) ** 2).sum((2, 3, 4))
+            cost += apart[choices[:, k], choices[:, m]]
+    return choices[cost.argmin()]
+
+
+def _pier(studio: Studio, parts: np.ndarray, names: Sequence[str]) -> float:
+    """Metres from mid-span of the piers of the companions [K, h, w, 1] that stand where most do, on average.
+
+    Towers must be cut along their middle: beside it, stays of the other side would leave stumps.
+    """
+    height, width = studio.height, studio.width
+    metres = np.abs(np.arange(width) + 0.5 - width / 2)[: studio.area[1]] / width * plans.METRES
+    about = np.abs(metres - plans.PIER) < ABOUT
+    found = []
+    for name, part in zip(names, parts, strict=True):
+        # What goes down all the way is a pier; arches and legs move on.
+        ink = (part[height * 5 // 8 : height * 13 // 16, :, 0] + 1).min(axis=0) * about
+        if name not in plans.SHORT_SPAN and ink.max() > 0:
+            found.append(float((ink * metres).sum() / ink.sum()))
+    return float(np.mean(found)) if found else plans.PIER
 
 
 def _made(frames: np.ndarray, steps: tuple[int, ...], energies: np.ndarray) -> Made:
@@ -210,7 +250,7 @@ def _companions(studio: Studio, start_key: jax.Array, chain_key: jax.Array) -> n
     """Bridges of every sub-type, the frames of their chains, float [F, NOISES, K, h, w, 1]."""
     count, (height, width, _) = len(studio.subtypes), studio.area
     starts = jnp.tile(langevin.uniform_images(start_key, (NOISES, *studio.area)), (1, count, 1, 1))
-    energy = compose.companions(studio.energies[:-1], _tie(studio))
+    energy = compose.companions(studio.energies[:-1], np.zeros((count, height, width, 1), np.float32))
     each = Partial(_each, studio.projection, jnp.zeros(count))
     return _walk(studio, chain_key, starts, energy, each).reshape(FRAMES, NOISES, count, height, width, 1)
 
@@ -219,15 +259,6 @@ def _each(projection: Partial, places: jax.Array, images: jax.Array) -> jax.Arra
     """The projection of each of the `len(places)` pictures [H, W] that images [B, K * H, W, 1] hold."""
     parts = images.reshape(-1, images.shape[1] // len(places), *images.shape[2:])
     return projection(parts).reshape(images.shape)
-
-
-def _tie(studio: Studio) -> np.ndarray:
-    """Stiffness [K, h, w, 1]: all companions at the deck, about the piers."""
-    height, width = studio.height, studio.width
-    rows = np.abs(np.arange(height) + 0.5 - height / 2)[:, None] < height / 16
-    from_middle = np.abs(np.arange(width) + 0.5 - width / 2)[None] / width * plans.METRES
-    tied = TIE * (rows & (np.abs(from_middle - plans.PIER) < 20))[None, :, : studio.area[1], None]
-    return np.repeat(tied.astype(np.float32), len(studio.subtypes), axis=0)
 
 
 def _companion_energies(studio: Studio, parts: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ UNDER = ("v_pier_frame", "deck_arch")  # what else may stand below a span than i
 
 METRES = 300 / 475.34 * 512  # of a picture's width: 300 m of deck on 475.34 of 512 pixels
 PIER = 83.0  # metres from mid-span, of all sub-types but the beams
-JITTER = 1.5  # metres that the seams are moved by, at most
+SHORT_SPAN = ("beam", "v_pier_frame")  # these stand nearer
 
 # The ways of making, and the share of the default mix that each has.
 MIX = {"spans": 0.1, "levels": 0.4, "sides": 0.5}
@@ -49,6 +49,11 @@ class Plan(NamedTuple):
     spans: tuple[Span, Span, Span]
     seams: tuple[float, float] = (PIER, PIER)
     other: str = ""
+
+    @property
+    def subtypes(self) -> tuple[str, ...]:
+        """The sub-types of the spans, each once: above the deck from left to right, then below."""
+        return tuple(dict.fromkeys(span[level] for level in (0, 1) for span in self.spans))
 
 
 class Wishes(NamedTuple):
@@ -77,8 +82,7 @@ def draw(seed: int, index: int, mix: tuple[tuple[str, float], ...], wishes: Wish
     left, main, right, other = choices[int(rng.integers(len(choices)))]
     if left != right and rng.random() < 0.5:
         left, right = right, left
-    seams = [PIER + float(rng.uniform(-JITTER, JITTER)) for _ in range(2)]
-    return Plan(way, (left, main, right), (seams[0], seams[1]), other)
+    return Plan(way, (left, main, right), other=other)
 
 
 @lru_cache(maxsize=64)
@@ -149,8 +153,8 @@ def _pulls(side: Span, main: Span) -> bool:
     return both or (side.above in STAYED and main.above == "through_arch")
 
 
-def masks(plan: Plan, height: int, width: int, softness: float = 1.0) -> tuple[tuple[str, ...], np.ndarray]:
-    """The sub-types of a plan and their regions, float32 [K, height, width, 1]: a partition of unity.
+def masks(plan: Plan, height: int, width: int, softness: float = 1.0) -> np.ndarray:
+    """The regions of the sub-types of a plan, float32 [K, height, width, 1]: a partition of unity.
 
     `softness` is the width of the seams between the spans in those of `compose.SEAM`.
     """
@@ -162,7 +166,7 @@ def masks(plan: Plan, height: int, width: int, softness: float = 1.0) -> tuple[t
         for cell, span in zip(compose.cells(rows[level : level + 1], columns), plan.spans, strict=True):
             name = span[level]
             regions[name] = regions.get(name, 0) + cell
-    return tuple(regions), np.stack(list(regions.values()))
+    return np.stack([regions[name] for name in plan.subtypes])
 
 
 def parse_mix(ways: Sequence[str]) -> tuple[tuple[str, float], ...]:
