@@ -78,11 +78,21 @@ def one_of(energies: Sequence[Partial], index: jax.Array) -> Partial:
     under a single energy. Raises ValueError where they are different functions.
     """
     first = energies[0]
-    energies = [Partial(first.func, *e.args, **e.keywords) if _alike(e.func, first.func) else e for e in energies]
+    energies = [_restated(energy, first) for energy in energies]
     if len({jax.tree.structure(energy) for energy in energies}) != 1:
         raise ValueError("one_of takes energies of one function: they differ in more than their arrays")
     own = jax.tree.map(lambda *leaves: None if _same(leaves) else jnp.stack(leaves), *energies)
     return Partial(_one_of, first, own, jnp.asarray(index, jnp.int32))
+
+
+def _restated(energy: Any, first: Any) -> Any:
+    """`energy` on the very functions of `first`, where they are alike, so that both are one kind of pytree."""
+    if not (isinstance(energy, Partial) and isinstance(first, Partial) and _alike(energy.func, first.func)):
+        return energy
+    if len(energy.args) != len(first.args) or energy.keywords.keys() != first.keywords.keys():
+        return energy
+    args = [_restated(mine, its) for mine, its in zip(energy.args, first.args, strict=True)]
+    return Partial(first.func, *args, **{k: _restated(mine, first.keywords[k]) for k, mine in energy.keywords.items()})
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -198,12 +208,15 @@ def _ink(price: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def held(mask: jax.Array | np.ndarray, picture: jax.Array | np.ndarray) -> Partial:
-    """Projection: pixels of the bool `mask` [H, W, 1] are those of `picture` [H, W, 1], to the last bit."""
+    """Projection: pixels of the bool `mask` [H, W, 1] are those of `picture` [H, W, 1], to the last bit.
+
+    Both may be [B, H, W, 1] instead, one for each image.
+    """
     return Partial(_held, jnp.asarray(mask, bool), jnp.asarray(picture, jnp.float32))
 
 
 def _held(mask: jax.Array, picture: jax.Array, images: jax.Array) -> jax.Array:
-    return jnp.where(mask[None], picture[None], images)
+    return jnp.where(mask, picture, images)
 
 
 def mirrored() -> Partial:

@@ -44,7 +44,10 @@ MELT = 1e-3  # of the same energy: the temperature of the mixture in the way "ei
 
 
 class Held(NamedTuple):
-    """Pixels that every design must have: bool `mask` [H, W, 1] and `picture` [H, W, 1] in [-1, 1]."""
+    """Pixels that every design must have: bool `mask` [H, W, 1] and `picture` [H, W, 1] in [-1, 1].
+
+    For `complete` both are [N, H, W, 1], one for each picture.
+    """
 
     mask: np.ndarray
     picture: np.ndarray
@@ -102,7 +105,7 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
     projection = Partial(_free)
     if held is not None:
         width = model.width // 2 if half else model.width
-        projection = compose.held(held.mask[:, :width], held.picture[:, :width])
+        projection = compose.held(held.mask[..., :width, :], held.picture[..., :width, :])
     empty = np.zeros((0, model.height, model.width, 1), np.float32)
     studio = Studio(
         subtypes=known,
@@ -125,8 +128,8 @@ def _free(images: jax.Array) -> jax.Array:
 
 
 def _is_symmetric(held: Held) -> bool:
-    same_mask = bool((held.mask == held.mask[:, ::-1]).all())
-    return same_mask and bool((held.picture == held.picture[:, ::-1])[held.mask].all())
+    same_mask = bool((held.mask == held.mask[..., ::-1, :]).all())
+    return same_mask and bool((held.picture == held.picture[..., ::-1, :])[held.mask].all())
 
 
 def _measured(studio: Studio) -> Studio:
@@ -174,6 +177,18 @@ def make_group(studio: Studio, seed: int, group: int, drawn: Sequence[Plan]) -> 
     return [made[k] for k in range(len(drawn))]
 
 
+def complete(model: Model, seed: int, subtypes: Sequence[str], held: Held) -> np.ndarray:
+    """Pictures uint8 [N, H, W] that keep the pixels of `held` [N, H, W, 1], each drawn as its sub-type: sketches
+    completed.
+    """
+    studio = open_studio(model, held)
+    start_key, chain_key = jax.random.split(jax.random.key(seed))
+    starts = langevin.uniform_images(start_key, (len(subtypes), *studio.area))
+    index = jnp.asarray([studio.subtypes.index(name) for name in subtypes])
+    walk = _walk(studio, chain_key, starts, compose.one_of(studio.energies, index), studio.projection)
+    return data.to_uint8(_hold(studio, _whole(studio, walk[-1])))
+
+
 def _kind(way: str) -> str:
     return "joined" if way in plans.MIX else "regional" if way == "regional" else "whole"
 
@@ -214,7 +229,7 @@ def _fitting(plan: Plan, parts: np.ndarray, flaws: np.ndarray, turn: int) -> np.
     group differ, and the others are those that differ least from their neighbours along the seams.
     """
     count = parts.shape[1]
-    masks = plans.masks(plan, *parts.shape[2:4], FIT)
+    masks = plans.masks(plan, parts.shape[2], parts.shape[3], FIT)
     choices = np.stack(list(np.ndindex(*(len(parts),) * count)))  # [choices, K]
     cost = FLAW * np.take_along_axis(flaws, choices, axis=0).sum(axis=1) + TURN * (choices[:, 0] != turn)
     for k in range(count):

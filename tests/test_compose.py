@@ -75,6 +75,10 @@ def test_temperature_divides_the_energy():
     np.testing.assert_allclose(compose.tempered(bowl(), 4.0)(images), bowl()(images) / 4, rtol=1e-6)
 
 
+def doubled(energy, images):
+    return 2 * energy(images)
+
+
 def test_one_of_gives_every_image_its_own_energy_and_keeps_what_is_shared_once():
     shared = jnp.ones((1, *SHAPE))
     kinds = [Partial(well, shared, jnp.float32(k)) for k in (1, 2, 3)]
@@ -88,6 +92,15 @@ def test_one_of_gives_every_image_its_own_energy_and_keeps_what_is_shared_once()
     owners = [Owner(2.0), Owner(2.0), Owner(3.0)]
     methods = [Partial(owner.energy, jnp.float32(k)) for k, owner in enumerate(owners)]
     np.testing.assert_allclose(compose.one_of(methods[:2], jnp.array([1, 1, 0, 1]))(images)[2], 0)
+    # So they are where another function holds them, as an energy of halves does.
+    twice = [Partial(doubled, method) for method in methods]
+    np.testing.assert_allclose(
+        compose.one_of(twice[:2], jnp.array([1, 1, 0, 1]))(images),
+        2 * methods[1](images) * np.array([1, 1, 0, 1]),
+        rtol=1e-6,
+    )
+    with pytest.raises(ValueError, match="energies of one function"):
+        compose.one_of(twice, index)
     with pytest.raises(ValueError, match="energies of one function"):
         compose.one_of(methods, index)
     with pytest.raises(ValueError, match="energies of one function"):

@@ -411,6 +411,31 @@ def test_a_drawing_holds_its_ink_and_a_transparent_one_all_that_is_opaque(tmp_pa
     assert held.picture[0, 0] == -1 and held.picture[24, 0] == 1
 
 
+def test_sketches_are_completed_around_what_is_drawn():
+    names = ["fan_cable_stayed", "deck_arch", "beam"]
+    whole = np.concatenate([np.asarray(StandIn().centre(name)) for name in names])
+    mask = np.zeros(whole.shape, bool)
+    mask[:, :, :70] = True  # not symmetric, so the chains run on whole pictures
+    flipped = np.where(mask, -whole, -1.0)
+    done = generate.complete(StandIn(), 0, names, Held(mask, flipped))
+    np.testing.assert_array_equal(done[mask[..., 0]], data.to_uint8(flipped)[mask[..., 0]])
+    away = np.abs(done.astype(int) - data.to_uint8(whole))
+    assert away[~mask[..., 0]].max() <= 12
+
+
+def test_the_command_completes_a_sketch(tmp_path):
+    command = [sys.executable, ROOT / "experiments" / "complete.py", f"--out={tmp_path}", "--trials=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "complete.json").read_text())
+    assert sum(record["verdicts"].values()) == len(record["trials"]) == 1
+    rows = 255 - np.asarray(Image.open(tmp_path / "complete.png")).astype(int)
+    sketch, completed = rows[4:52, 4:196], rows[4:52, 200:392]
+    drawn = sketch > 0.1 * 255
+    assert drawn.any()
+    np.testing.assert_array_equal(completed[drawn], sketch[drawn])
+
+
 def test_drawings_that_cannot_be_held_are_refused(tmp_path):
     Image.new("L", (WIDTH, 40), 255).save(tmp_path / "size.png")
     Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "empty.png")
