@@ -1,13 +1,18 @@
 """Orbax checkpoints of pytrees: `DIR/checkpoints/<step>/`, each complete or absent.
 
-Beside its data lie the checksums of all its files, so that damage is noticed before anything is read from it.
+Beside its data lie the checksums of all its files, so that damage is noticed before anything is read from it. Data and
+checksums are written to a folder of another name, which gets its own when everything is there: a kill, or a full disk,
+at any moment leaves the checkpoints as they were, and a folder that nobody reads and the next training removes.
 A checkpoint holds two parts: `model` (what a user of the model needs) and `training` (optimiser and replay buffer,
 100 times larger), so that a model can be loaded without the rest.
 """
 
 import json
+import re
+import shutil
 import warnings
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +23,64 @@ from bridge_ebm.errors import InputError
 
 FOLDER = "checkpoints"
 CHECKSUMS = "checksums.json"
+_DEBRIS = re.compile(r"\d+\.(partial|old|orbax-checkpoint-tmp).*")
 
 
 class DamagedCheckpoint(InputError):
     """A checkpoint whose files are not what was written; the one before may be whole."""
 
 
-def open_folder(workdir: Path, keep: int | None = None) -> ocp.training.Checkpointer:
-    """The checkpoints of a work directory, for use in a `with` block; `keep` is how many of the newest stay on disk."""
-    policies = ocp.training.preservation_policies
-    return ocp.training.Checkpointer(
-        (workdir / FOLDER).absolute(),
-        preservation_policy=policies.LatestN(keep) if keep else policies.PreserveAll(),
-        cleanup_tmp_directories=True,
-    )
+def save(workdir: Path, step: int, parts: dict[str, Any]) -> None:
+    """Write the named pytrees of jax arrays as checkpoint `step`; a step that is already there is left alone.
+
+    Every process of a training calls it. Raises an `InputError` that names the folder if it cannot be written.
+    """
+    folder = (workdir / FOLDER / str(step)).absolute()
+    if folder.exists():
+        return
+    partial = folder.with_name(f"{step}.partial")
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        ocp.save_checkpointables(partial, parts, overwrite=True)
+        if jax.process_index() == 0:
+            # Markers of Orbax, read by nobody: the machine's path (models are shared), and an empty file.
+            for marker in [*partial.rglob("commit_success.txt"), *partial.glob("orbax.checkpoint")]:
+                marker.write_text("complete\n", encoding="utf-8")
+            _write_checksums(partial)
+            partial.rename(folder)
+    except Exception as error:  # Orbax, TensorStore and the file system each raise their own.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(
+            f"{folder}: this checkpoint could not be written ({_reason(error)}); the one before is intact; make room "
+            "there, and run the same command again"
+        ) from error
 
 
-def save(checkpointer: ocp.training.Checkpointer, step: int, parts: dict[str, Any]) -> None:
-    """Write the named pytrees of jax arrays as checkpoint `step`; a step that is already there is left alone."""
-    if checkpointer.latest is None or checkpointer.latest.step != step:
-        # `force`: the default policy may skip a save that comes soon after another.
-        checkpointer.save_checkpointables(step, parts, force=True)
-        folder = Path(checkpointer.directory) / str(step)
-        for note in folder.rglob("commit_success.txt"):  # Orbax writes the machine's path there; models are shared
-            note.write_text("complete\n", encoding="utf-8")
-        _write_checksums(folder)
+def prune(workdir: Path, keep: Collection[int]) -> None:
+    """Remove all checkpoints but those of the updates in `keep`."""
+    for step in steps(workdir):
+        if step not in keep:
+            _remove(workdir / FOLDER / str(step))
+
+
+def clear_debris(workdir: Path) -> None:
+    """Remove what saves and removals that were cut short have left; no other training may run in `workdir`."""
+    folder = workdir / FOLDER
+    for entry in folder.iterdir() if folder.is_dir() else []:
+        if _DEBRIS.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+
+
+def _remove(folder: Path) -> None:
+    """A checkpoint goes as it came, in one step: half a one must not pass for one that is there."""
+    old = folder.with_name(folder.name + ".old")
+    folder.rename(old)
+    shutil.rmtree(old)
 
 
 def newest_step(workdir: Path) -> int | None:
     """The newest complete checkpoint of a work directory or model directory, None if there is none. Writes nothing."""
-    return max(_steps(workdir), default=None)
+    return max(steps(workdir), default=None)
 
 
 def restore_newest(workdir: Path, parts: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
@@ -55,7 +88,7 @@ def restore_newest(workdir: Path, parts: dict[str, Any]) -> tuple[int, dict[str,
     checkpoint. Warns of each damaged one that is passed over; raises an `InputError` if all are.
     """
     damaged: DamagedCheckpoint | None = None
-    for step in sorted(_steps(workdir), reverse=True):
+    for step in sorted(steps(workdir), reverse=True):
         try:
             return step, restore(workdir, step, parts)
         except DamagedCheckpoint as error:
@@ -66,19 +99,40 @@ def restore_newest(workdir: Path, parts: dict[str, Any]) -> tuple[int, dict[str,
     return None
 
 
-def set_aside_after(workdir: Path, step: int) -> None:
-    """Rename the checkpoints after `step` to NAME.damaged, so that the training can write them again."""
-    for later in _steps(workdir):
-        if later > step:
-            folder = workdir / FOLDER / str(later)
-            folder.rename(folder.with_name(f"{later}.damaged"))
+def set_aside_after(workdir: Path, step: int, why: str = "damaged") -> list[int]:
+    """Rename the checkpoints after `step` to NAME.why, so that the training can write them again; returns them."""
+    later = sorted(found for found in steps(workdir) if found > step)
+    for found in later:
+        folder = workdir / FOLDER / str(found)
+        aside = folder.with_name(f"{found}.{why}")
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        folder.rename(aside)
+    return later
 
 
-def _steps(workdir: Path) -> list[int]:
+def damages(workdir: Path) -> dict[int, str]:
+    """What is wrong with the files of each damaged checkpoint. Reads every byte, and writes nothing."""
+    found = {}
+    for step in sorted(steps(workdir)):
+        try:
+            _check_files((workdir / FOLDER / str(step)).absolute(), ())
+        except DamagedCheckpoint as error:
+            found[step] = str(error)
+    return found
+
+
+def steps(workdir: Path) -> list[int]:
+    """The updates of all complete checkpoints, in no order."""
     folder = workdir / FOLDER
     if not folder.is_dir():
         return []
-    return [int(entry.name) for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()]
+    return [int(entry.name) for entry in folder.iterdir() if entry.is_dir() and _is_step(entry.name)]
+
+
+def _is_step(name: str) -> bool:
+    """Whether a folder has the name of a checkpoint; "007" or Arabic digits are somebody else's."""
+    return name.isascii() and name.isdecimal() and str(int(name[:18])) == name
 
 
 def restore(workdir: Path, step: int, parts: dict[str, Any]) -> dict[str, Any]:
@@ -99,36 +153,58 @@ def restore(workdir: Path, step: int, parts: dict[str, Any]) -> dict[str, Any]:
     except InputError:
         raise
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own.
-        reason = str(error.__cause__ or error).splitlines()[0][:200]
+        reason = _reason(error)
         raise DamagedCheckpoint(f"{folder}: cannot read this checkpoint ({reason}); using the one before") from error
 
 
+def _reason(error: BaseException) -> str:
+    """The first line of what caused an error, or its kind where it has no words."""
+    cause = error.__cause__ or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+
+
 def _write_checksums(folder: Path) -> None:
-    """Length and CRC-32 of every file of a checkpoint. A kill before this leaves a whole checkpoint without them."""
-    files = {str(path.relative_to(folder)): _checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    partial = folder / (CHECKSUMS + ".partial")
-    partial.write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / CHECKSUMS)
+    """Length and CRC-32 of every file of a checkpoint."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): _checksum(path) for path in paths}
+    (folder / CHECKSUMS).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
 
 
 def _checksum(path: Path) -> list[int]:
-    data = path.read_bytes()
-    return [len(data), zlib.crc32(data)]
+    length, crc = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            length, crc = length + len(block), zlib.crc32(block, crc)
+    return [length, crc]
 
 
 def _check_files(folder: Path, parts: tuple[str, ...]) -> None:
-    """Raise a `DamagedCheckpoint` that names the first file of these parts that is missing or changed."""
-    path = folder / CHECKSUMS
-    if not path.exists():
-        return
+    """Raise a `DamagedCheckpoint` that names the first file of these parts (of all, if there are none) that is missing
+    or changed.
+    """
+    needed = _listed(folder, parts)
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        needed = {name: sums for name, sums in listed.items() if "/" not in name or name.startswith(parts)}
         wrong = [name for name, sums in needed.items() if _checksum(folder / name) != sums]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"{folder}: damaged ({error}); using the checkpoint before") from None
     if wrong:
         raise DamagedCheckpoint(f"{folder}: damaged ({wrong[0]} is not what was saved); using the checkpoint before")
+
+
+def _listed(folder: Path, parts: tuple[str, ...]) -> dict[str, Any]:
+    """The checksums of the files of these parts (of all, if there are none), and of those of no part."""
+    try:
+        listed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        first = {name: name.split("/")[0] for name in listed}
+        chosen = {name: listed[name] for name in listed if not parts or first[name] in parts or first[name] == name}
+        absent = [part for part in parts if not any(name.startswith(part + "/") for name in chosen)]
+        outside = [name for name in chosen if name.startswith("/") or ".." in name.split("/")]
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{folder}: damaged ({error}); using the checkpoint before") from None
+    if absent or outside:
+        wrong = f"{CHECKSUMS} lists no file of {absent[0]}" if absent else f"{CHECKSUMS} names {outside[0]!r}"
+        raise DamagedCheckpoint(f"{folder}: damaged ({wrong}); using the checkpoint before")
+    return chosen
 
 
 def _check_same(folder: Path, name: str, wanted: Any, found: Any) -> None:

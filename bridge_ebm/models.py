@@ -175,8 +175,6 @@ def export(workdir: str | Path, folder: Path) -> None:
         raise InputError(f"--out={folder}: there is something in it already; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     step = checkpoint.newest_step(Path(workdir).expanduser()) or 0
-    with checkpoint.open_folder(folder) as checkpoints:
-        parts = {"model": {"params": model.params, "batch_stats": model.batch_stats}}
-        checkpoint.save(checkpoints, step, parts)
+    checkpoint.save(folder, step, {"model": {"params": model.params, "batch_stats": model.batch_stats}})
     record = json.loads((Path(workdir).expanduser() / SETTINGS_FILE).read_text())
     (folder / SETTINGS_FILE).write_text(json.dumps(record, indent=1) + "\n")

@@ -16,7 +16,7 @@ class ContrastiveTerms(NamedTuple):
     fake: jax.Array
 
 
-def contrastive_divergence(real_energies: jax.Array, fake_energies: jax.Array, alpha: float) -> ContrastiveTerms:
+def contrastive_divergence(real_energies: jax.Array, fake_energies: jax.Array, alpha: Any) -> ContrastiveTerms:
     """Equation (11) and its regulariser, from the energies [B] of real and [J] of generated images.
 
         cdiv = mean E(real) - mean E(fake),    reg = alpha * mean(E(real)^2 + E(fake)^2),    loss = cdiv + reg

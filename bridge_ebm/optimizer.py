@@ -54,6 +54,12 @@ def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(settings.norm_clip), adam)
 
 
+def eased(result: tuple[Any, optax.OptState], easing: jax.Array | float) -> tuple[Any, optax.OptState]:
+    """What an optimiser returned, as with its learning rate times `easing`: Adam's updates are linear in it."""
+    updates, state = result
+    return jax.tree.map(lambda update: easing * update, updates), state
+
+
 def moved_average(average: Any, params: Any, decay: float) -> Any:
     """The exponential moving average of the weights, one update further; `decay` is the share of the old one kept."""
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)

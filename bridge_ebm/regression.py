@@ -6,6 +6,7 @@ where long chains end up; the finish shows them: persistent chains, and a contra
 where it has fallen below that of pictures.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,10 +15,10 @@ import optax
 from flax import linen as nn
 from optax import assignment
 
-from bridge_ebm import contrastive, data, energy, langevin, objectives, replay
+from bridge_ebm import contrastive, data, energy, guards, langevin, objectives, replay
 from bridge_ebm.accumulate import gradient_of_sum
 from bridge_ebm.data import Examples
-from bridge_ebm.optimizer import make_optimizer, moved_average
+from bridge_ebm.optimizer import eased, make_optimizer, moved_average
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import Metrics, TrainState, TrainStep, network_of
 
@@ -42,32 +43,47 @@ def make_step(settings: TrainSettings, num_classes: int) -> TrainStep:
     network = network_of(settings, num_classes)
     optimizer = make_optimizer(settings)
 
-    def update(state: TrainState, grads: Any, metrics: Metrics, buffer: replay.ReplayBuffer):
-        updates, opt_state = optimizer.update(grads, state.opt_state)
+    def update(
+        state: TrainState, grads: Any, metrics: Metrics, buffer: replay.ReplayBuffer, easing: jax.Array | float
+    ) -> tuple[TrainState, Metrics]:
+        updates, opt_state = eased(optimizer.update(grads, state.opt_state), easing)
         params = optax.apply_updates(state.params, updates)
         average = moved_average(state.average, params, settings.ema) if settings.ema else ()
-        metrics = metrics._replace(gradient_norm=optax.tree.norm(grads))
+        norm = optax.tree.norm(grads)
+        accept = guards.update_is_finite(metrics.loss, norm, params)
+        new, old = (params, average, opt_state), (state.params, state.average, state.opt_state)
+        params, average, opt_state = guards.chosen(accept, new, old)
+        metrics = metrics._replace(gradient_norm=norm, skipped=1.0 - accept.astype(jnp.float32))
         return TrainState(state.step + 1, params, state.batch_stats, average, opt_state, buffer), metrics
 
-    def regress(state: TrainState, examples: Examples) -> tuple[TrainState, Metrics]:
+    def regress(state: TrainState, examples: Examples, easing: jax.Array | float = 1.0) -> tuple[TrainState, Metrics]:
         grads, error, _ = _regression_gradient(state, examples, network, settings, num_classes)
         metrics = Metrics(**{name: jnp.full((), jnp.nan) for name in Metrics._fields})
-        return update(state, grads, metrics._replace(loss=error, regression=error), state.buffer)
+        return update(state, grads, metrics._replace(loss=error, regression=error), state.buffer, easing)
 
-    def finish(state: TrainState, examples: Examples) -> tuple[TrainState, Metrics]:
+    def finish(state: TrainState, examples: Examples, easing: jax.Array | float) -> tuple[TrainState, Metrics]:
         grads, error, real = _regression_gradient(state, examples, network, settings, num_classes)
-        contrast_grads, terms, buffer = _finish_gradient(state, examples, real, network, settings, num_classes)
+        contrast_grads, terms, buffer, (moved, replaced) = _finish_gradient(
+            state, examples, real, network, settings, num_classes
+        )
         grads = jax.tree.map(jnp.add, grads, contrast_grads)
         contrast, real_mean, fake_mean = terms
         loss = error + settings.finish_weight * contrast
         gap = real_mean - fake_mean
-        return update(state, grads, Metrics(loss, jnp.full((), jnp.nan), gap, real_mean, fake_mean, error, gap), buffer)
+        none = jnp.full((), jnp.nan)
+        metrics = Metrics(loss, none, gap, real_mean, fake_mean, error, none, moved, replaced, none)
+        return update(state, grads, metrics, buffer, easing)
 
     if settings.finish_after == 0:
         return regress
 
-    def step(state: TrainState, examples: Examples) -> tuple[TrainState, Metrics]:
-        return jax.lax.cond(state.step < settings.finish_after, regress, finish, state, examples)
+    def step(state: TrainState, examples: Examples, easing: jax.Array | float = 1.0) -> tuple[TrainState, Metrics]:
+        return jax.lax.cond(
+            state.step < settings.finish_after,
+            lambda state: regress(state, examples, easing),
+            lambda state: finish(state, examples, easing),
+            state,
+        )
 
     return step
 
@@ -111,18 +127,24 @@ def _named(labels: jax.Array, settings: TrainSettings) -> tuple[jax.Array, ...]:
 
 def _finish_gradient(
     state: TrainState, examples: Examples, real: Examples, network: nn.Module, settings: TrainSettings, num_classes: int
-) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array], replay.ReplayBuffer]:
+) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array], replay.ReplayBuffer, tuple[jax.Array, jax.Array]]:
     """The gradient of the finish's term from real pictures and the ends of persistent chains, its value with the two
-    mean energies, and the buffer with those ends.
+    mean energies, the buffer with those ends, how far the chains moved and how many were replaced.
 
-    Place p of the buffer is a chain of class p mod (num_classes + 1), the last of which is "no class".
+    Place p of the buffer is a chain of class p mod (num_classes + 1), the last of which is "no class". Real pictures
+    replace a chain that is not finite before the loss sees it, and one that shows nothing before the buffer does.
     """
     pick_key, start_key, chain_key = jax.random.split(jax.random.fold_in(_keys(state, settings)[1], 1), 3)
     buffer = _started(start_key, state, examples, settings, num_classes)
     places = jax.random.permutation(pick_key, settings.buffer_size)[: settings.finish_chains]
     labels = places % (num_classes + 1)
     starts = _restarted(start_key, buffer.images[places], labels, examples, state, network, settings, num_classes)
-    fake = _run(chain_key, starts, labels, state, network, settings, settings.langevin_steps)
+    ends = _run(chain_key, starts, labels, state, network, settings, settings.langevin_steps)
+    broken = guards.not_finite(ends)
+    fresh = partial(_pictures_of, jax.random.fold_in(start_key, 1000), labels, examples, num_classes)
+    fake = guards.replaced(ends, broken, fresh)
+    empty = guards.saturated(fake)
+    kept = guards.replaced(fake, empty, fresh)
 
     def energies(params, images, labels):
         return energy.energy_function(network, params, state.batch_stats, *_named(labels, settings))(images)
@@ -143,7 +165,8 @@ def _finish_gradient(
         return settings.finish_weight * jnp.vdot(slopes, energies(params, images, labels)), ()
 
     grads, _ = gradient_of_sum(weighted_sum, state.params, batch)
-    return grads, (loss, *means), buffer._replace(images=buffer.images.at[places].set(fake))
+    report = guards.travelled(starts, fake), jnp.sum(broken | empty).astype(jnp.float32)
+    return grads, (loss, *means), buffer._replace(images=buffer.images.at[places].set(kept)), report
 
 
 def _run(

@@ -2,26 +2,41 @@
 
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from bridge_ebm import checkpoint, data
+from bridge_ebm import checkpoint, data, divergence, events, lock
+from bridge_ebm.divergence import Diverged, Rollback
 from bridge_ebm.errors import InputError
+from bridge_ebm.saving import Saver
 from bridge_ebm.settings import TrainSettings
-from bridge_ebm.state import Metrics, TrainState, init_state
+from bridge_ebm.state import Metrics, TrainState, TrainStep, init_state
 from bridge_ebm.train import make_train_step, updates_per_epoch
-from bridge_ebm.workdir import MetricsLog, open_run
+from bridge_ebm.workdir import MetricsLog, check_run, open_run, read_metrics, write_atomically
 
 EpochHook = Callable[[TrainState], None]
 
-# The replay buffer makes a checkpoint of the paper's settings 300 MB.
-KEEP_CHECKPOINTS = 2
+
+class _Plan(NamedTuple):
+    """What does not change while a run trains."""
+
+    settings: TrainSettings
+    num_classes: int
+    train_step: TrainStep
+    examples: data.Examples
+    workdir: Path
+    per_epoch: int
+    total: int
+    log_every: int
+    on_epoch: EpochHook
 
 
 def run_training(
@@ -35,37 +50,82 @@ def run_training(
     """Train on the pictures of `dataset` (halves of them where `settings.mirror` says so) until `settings.epochs` are
     done (or `max_updates`), continuing what `workdir` holds.
 
-    After every epoch (or every `save_every` updates), and at the end, a checkpoint is saved and `on_epoch` called.
-    Ctrl-C and SIGTERM finish the update, save, and return. Returns the last state. Raises an `InputError` for a work
-    directory of another run, and if the energies diverge (the checkpoint before is kept).
+    After every epoch (or every `save_every` updates), and at the end, `on_epoch` is called and a checkpoint saved, in
+    this order: what a checkpoint is continued from is drawn already, however the run ended. Ctrl-C and SIGTERM finish
+    the update, save, and return. A training that diverges goes back and on more gently (`divergence`). Returns the last
+    state.
+
+    Raises an `InputError` for a work directory of another run, one where another process trains, a disk that takes no
+    more, and a divergence that does not mend. The checkpoint before is kept in every case.
     """
     per_epoch = updates_per_epoch(settings, len(dataset.images))
     total = settings.epochs * per_epoch if max_updates is None else min(max_updates, settings.epochs * per_epoch)
-    open_run(workdir, settings, dataset)
-    state = continue_state(settings, workdir, len(dataset.subtypes))
-    start = int(state.step)
-    if start >= total:
-        return state
-    train_step = make_train_step(settings, len(dataset.subtypes))
-    examples = data.examples(dataset)
+    check_run(workdir, settings, zlib.crc32(dataset.images.tobytes()))
+    with ExitStack() as claimed, _writing_explained(workdir):
+        if jax.process_index() == 0:
+            claimed.enter_context(lock.held(workdir))
+        open_run(workdir, settings, dataset)
+        checkpoint.clear_debris(workdir)
+        num_classes = len(dataset.subtypes)
+        state = _continued(settings, workdir, num_classes)
+        if int(state.step) >= total:
+            return state
+        train_step, examples = make_train_step(settings, num_classes), data.examples(dataset)
+        plan = _Plan(settings, num_classes, train_step, examples, workdir, per_epoch, total, log_every, on_epoch)
+        stopped = claimed.enter_context(_stop_signal())
+        while True:
+            try:
+                return _train(plan, state, stopped)
+            except Diverged as error:
+                trouble = error
+            state = _rolled_back(plan, trouble)
+
+
+def _train(plan: _Plan, state: TrainState, stopped: Callable[[], bool]) -> TrainState:
+    """Update after update from `state` on; raises `Diverged` if it has."""
+    start, settings, workdir = int(state.step), plan.settings, plan.workdir
+    rollbacks = divergence.read_rollbacks(workdir)
     with (
-        checkpoint.open_folder(workdir, KEEP_CHECKPOINTS) as checkpoints,
         MetricsLog(workdir, start) as log,
-        _stop_signal() as stopped,
-        tqdm(total=total, initial=start, unit="update", dynamic_ncols=True) as bar,
+        Saver(workdir, settings) as saver,
+        tqdm(total=plan.total, initial=start, unit="update", dynamic_ncols=True) as bar,
     ):
-        report = _Reporter(log, bar, settings.batch_size, per_epoch, log_every)
-        for step in range(start + 1, total + 1):
-            state, metrics = train_step(state, examples)
+        report = _Reporter(plan, log, bar, rollbacks, read_metrics(workdir))
+        for step in range(start + 1, plan.total + 1):
+            easing = divergence.easing(rollbacks, step)
+            gentler = () if easing == 1.0 else (jnp.float32(easing),)
+            state, metrics = plan.train_step(state, plan.examples, *gentler)
             # The report of an update is read while the next one runs, so that the device never waits for the log.
             report.update(step, metrics)
-            if step % (settings.save_every or per_epoch) == 0 or step == total or stopped():
+            due, stop = step % (settings.save_every or plan.per_epoch) == 0 or step == plan.total, stopped()
+            if due or stop:
                 report.flush()
-                checkpoint.save(checkpoints, step, state_parts(state))
-                on_epoch(state)
-                report.restart_clock()
-            if stopped():
+                if due:
+                    plan.on_epoch(state)
+                saver.save(step, state_parts(state))
+                report.restart()
+            if stop:
+                events.record(workdir, step, "stopped", "a signal asked the training to stop; it has saved")
                 break
+    return state
+
+
+def _rolled_back(plan: _Plan, trouble: Diverged) -> TrainState:
+    """The state from which a training that diverged goes on; raises an `InputError` if it has gone back too often."""
+    workdir = plan.workdir
+    rollbacks = divergence.read_rollbacks(workdir)
+    if len(rollbacks) >= divergence.MAX_ROLLBACKS:
+        events.record(workdir, trouble.step, "gave up", trouble.reason)
+        raise InputError(divergence.explanation(trouble.step, trouble.reason, rollbacks))
+    saved = sorted(checkpoint.steps(workdir))
+    if len(saved) > 1 and rollbacks and rollbacks[-1].to == saved[-1]:
+        checkpoint.set_aside_after(workdir, saved[-2], "diverged")
+    state = _continued(plan.settings, workdir, plan.num_classes)
+    # The checkpoints first: a kill between the two repeats the divergence, and ends here again.
+    rollbacks = divergence.after(rollbacks, Rollback(trouble.step, int(state.step), trouble.reason))
+    write_atomically(workdir / divergence.ROLLBACKS_FILE, divergence.rollbacks_text(rollbacks))
+    text = f"{trouble.reason}; back to update {int(state.step)}, learning rate x 1/{2 ** len(rollbacks)}"
+    events.record(workdir, trouble.step, "rollback", text)
     return state
 
 
@@ -78,31 +138,41 @@ def state_parts(state: TrainState) -> dict[str, Any]:
 
 
 def continue_state(settings: TrainSettings, workdir: Path, num_classes: int = 0) -> TrainState:
-    """The state of the newest whole checkpoint of `workdir`, or a fresh one; damaged ones are set aside."""
+    """The state of the newest whole checkpoint of `workdir`, or a fresh one. Writes nothing."""
     target = state_parts(jax.eval_shape(lambda: init_state(settings, num_classes)))
     found = checkpoint.restore_newest(workdir, target)
     if found is None:
         return init_state(settings, num_classes)
-    step, parts = found
-    checkpoint.set_aside_after(workdir, step)
-    model, training = parts["model"], parts["training"]
+    model, training = found[1]["model"], found[1]["training"]
     if "params" in training:
         return TrainState(**training, average=model["params"], batch_stats=model["batch_stats"])
     return TrainState(**training, **model, average=())
 
 
-class _Reporter:
-    """Logs each update one update late, and keeps the progress bar."""
+def _continued(settings: TrainSettings, workdir: Path, num_classes: int) -> TrainState:
+    """As `continue_state`, with the damaged checkpoints set aside, so that the training can write them again."""
+    state = continue_state(settings, workdir, num_classes)
+    damaged = checkpoint.set_aside_after(workdir, int(state.step))
+    for step in damaged:
+        events.record(workdir, step, "damaged", f"checkpoint {step} is damaged; going on from {int(state.step)}")
+    return state
 
-    def __init__(self, log: MetricsLog, bar: Any, batch_size: int, per_epoch: int, log_every: int):
-        self._log, self._bar = log, bar
-        self._batch_size, self._per_epoch, self._log_every = batch_size, per_epoch, log_every
+
+class _Reporter:
+    """Logs each update one update late, keeps the progress bar, and watches for divergence."""
+
+    def __init__(self, plan: _Plan, log: MetricsLog, bar: Any, rollbacks: list[Rollback], rows: list[dict[str, Any]]):
+        self._plan, self._log, self._bar, self._rollbacks = plan, log, bar, rollbacks
+        self._skips = [row["step"] for row in rows if row.get("skipped")]
+        self._told: set[str] = set()
         self._pending: tuple[int, Metrics] | None = None
         self._clock = time.perf_counter()
 
-    def restart_clock(self) -> None:
-        """Leave the time since the last report out of the speed of the next."""
+    def restart(self) -> None:
+        """Leave the time since the last report out of the speed of the next, and tell of events anew."""
         self._clock = time.perf_counter()
+        self._told.clear()
+        self._log.flush()
 
     def update(self, step: int, metrics: Metrics) -> None:
         """Take the metrics of update `step` and report those of the one before."""
@@ -110,17 +180,18 @@ class _Reporter:
         self._pending = step, metrics
 
     def flush(self) -> None:
-        """Report what is pending; raises an `InputError` if its loss is not finite."""
+        """Report what is pending; raises `Diverged` if the training has."""
         if self._pending is None:
             return
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in metrics._asdict().items()}
         now = time.perf_counter()
-        speed = self._batch_size / (now - self._clock)
+        speed = self._plan.settings.batch_size / (now - self._clock)
         self._clock = now
-        row = {"step": step, "epoch": (step - 1) // self._per_epoch + 1, **values, "images_per_second": speed}
-        if step % self._log_every == 0 or step % self._per_epoch == 0:
+        row = {"step": step, "epoch": (step - 1) // self._plan.per_epoch + 1, **values, "images_per_second": speed}
+        # Updates that were not applied are logged in any case: the rule of `divergence` counts them after a restart.
+        if step % self._plan.log_every == 0 or step % self._plan.per_epoch == 0 or values["skipped"] > 0:
             self._log.write(row)
         self._bar.set_postfix_str(
             " ".join(f"{name} {values[name]:.3f}" for name in ("loss", "real", "fake") if np.isfinite(values[name]))
@@ -128,11 +199,38 @@ class _Reporter:
             refresh=False,
         )
         self._bar.update()
-        if not np.isfinite(values["loss"]):
-            raise InputError(
-                f"update {step}: the energies diverged (loss {values['loss']}); the last checkpoint is intact; "
-                "start a fresh --workdir with a smaller --learning_rate or a larger --alpha"
-            )
+        self._watch(step, values)
+
+    def _watch(self, step: int, values: dict[str, float]) -> None:
+        if values["skipped"] > 0:
+            self._skips.append(step)
+            self._tell(step, "skipped", f"the update was not finite (loss {values['loss']}) and not applied")
+        if values["replaced"] > 0:
+            self._tell(step, "replaced", f"{values['replaced']:.0f} chains not finite or empty, begun afresh")
+        lately = divergence.skipped_lately(self._skips, step, self._rollbacks)
+        reason = divergence.trouble(self._plan.settings, values, lately)
+        if reason is not None:
+            raise Diverged(step, reason)
+
+    def _tell(self, step: int, kind: str, text: str) -> None:
+        """Record the first event of a kind since the last save; metrics.jsonl counts the others."""
+        if kind not in self._told:
+            self._told.add(kind)
+            events.record(self._plan.workdir, step, kind, text)
+
+
+@contextmanager
+def _writing_explained(workdir: Path) -> Iterator[None]:
+    """Within the block, what the disk refuses becomes an `InputError` that says where the run stands."""
+    try:
+        yield
+    except OSError as error:
+        newest = checkpoint.newest_step(workdir)
+        kept = "no checkpoint was saved yet" if newest is None else f"checkpoint {newest} is intact"
+        raise InputError(
+            f"{error.filename or workdir}: cannot be written ({error.strerror or error}); {kept}; make room there, and "
+            "run the same command again"
+        ) from error
 
 
 @contextmanager

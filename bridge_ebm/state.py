@@ -10,7 +10,6 @@ import optax
 from flax import linen as nn
 
 from bridge_ebm import energy, replay
-from bridge_ebm.data import Examples
 from bridge_ebm.optimizer import make_optimizer
 from bridge_ebm.settings import TrainSettings
 
@@ -32,8 +31,9 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What an update reports, float32 scalars: the five curves of Fig. 4, the error of the gradient regression and the
-    norm of the parameter gradient. What the objective does not have is NaN.
+    """What an update reports, float32 scalars: the five curves of Fig. 4, the error of the gradient regression, the
+    norm of the parameter gradient, how far the chains moved (`guards.travelled`), how many of them were replaced, and
+    whether the update was not applied (1) for not being finite. What the objective does not have is NaN.
     """
 
     loss: jax.Array
@@ -43,9 +43,14 @@ class Metrics(NamedTuple):
     fake: jax.Array
     regression: jax.Array
     gradient_norm: jax.Array
+    moved: jax.Array
+    replaced: jax.Array
+    skipped: jax.Array
 
 
-TrainStep = Callable[[TrainState, Examples], tuple[TrainState, Metrics]]
+# (state, examples[, easing]): a training that diverged goes on with its learning rates times `easing`, a float32 scalar
+# below 1, and alpha divided by it.
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def network_of(settings: TrainSettings, num_classes: int = 0) -> nn.Module:

@@ -26,8 +26,8 @@ def updates_per_epoch(settings: TrainSettings, num_images: int) -> int:
 def make_train_step(settings: TrainSettings, num_classes: int = 0) -> TrainStep:
     """The compiled update of the settings' objective, for data of `num_classes` sub-types.
 
-    The returned function takes (state, examples) and returns (state, Metrics). It donates the state: the buffer is
-    updated in place, and the state passed in must not be used again.
+    The returned function takes (state, examples), and an `easing` after a divergence, and returns (state, Metrics). It
+    donates the state: the buffer is updated in place, and the state passed in must not be used again.
     """
     if settings.objective == "contrastive":
         step = contrastive.make_step(settings)

@@ -3,23 +3,29 @@
 settings.json   the model and the training it belongs to; a run with other settings is refused
 run.cfg         a flag file that repeats the run
 metrics.jsonl   one object per logged update, each step once
+events.jsonl    what else happened: continued, skipped updates, rollbacks (events.py)
+rollbacks.json  the returns to an earlier checkpoint (divergence.py)
+training.lock   there while a process trains (lock.py)
 """
 
 import dataclasses
 import json
 import math
+import time
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from bridge_ebm.data import Dataset
 from bridge_ebm.errors import InputError
+from bridge_ebm.lock import LOCK_FILE
 from bridge_ebm.models import SETTINGS_FILE, ModelSettings
 from bridge_ebm.settings import TrainSettings, from_dict, to_flagfile
+from bridge_ebm.tensorboard import EventFile
 
 METRICS_FILE = "metrics.jsonl"
 FLAG_FILE = "run.cfg"
@@ -50,13 +56,8 @@ def open_run(workdir: Path, settings: TrainSettings, dataset: Dataset) -> None:
     `InputError` that names the flag that differs.
     """
     data_crc = zlib.crc32(dataset.images.tobytes())
+    check_run(workdir, settings, data_crc)
     path = workdir / SETTINGS_FILE
-    if path.exists():
-        _check_same_run(path, settings, data_crc)
-    elif any(entry.name != FLAG_FILE for entry in workdir.iterdir()):
-        raise InputError(
-            f"--workdir={workdir}: holds files but no {SETTINGS_FILE}, so it is not a run; use a fresh folder"
-        )
     record = {
         "model": dataclasses.asdict(model_settings(settings, dataset.subtypes)),
         "training": dataclasses.asdict(settings),
@@ -67,6 +68,25 @@ def open_run(workdir: Path, settings: TrainSettings, dataset: Dataset) -> None:
         to_flagfile(settings, f"python experiments/train.py --flagfile={FLAG_FILE} --workdir=DIR"),
     )
     write_atomically(path, json.dumps(record, indent=1) + "\n")
+
+
+def check_run(workdir: Path, settings: TrainSettings, data_crc: int) -> None:
+    """Raise an `InputError` unless `workdir` is empty, or holds this run on pictures of this checksum.
+
+    Writes nothing.
+    """
+    path = workdir / SETTINGS_FILE
+    if path.exists():
+        _check_same_run(path, settings, data_crc)
+    elif any(not _comes_first(entry.name) for entry in workdir.iterdir()):
+        raise InputError(
+            f"--workdir={workdir}: holds files but no {SETTINGS_FILE}, so it is not a run; use a fresh folder"
+        )
+
+
+def _comes_first(name: str) -> bool:
+    """Whether a file of this name may lie in a work directory before its settings do."""
+    return name in (FLAG_FILE, LOCK_FILE) or name in (f"{FLAG_FILE}.partial", f"{SETTINGS_FILE}.partial")
 
 
 def model_settings(settings: TrainSettings, subtypes: tuple[str, ...]) -> ModelSettings:
@@ -94,7 +114,7 @@ def _check_same_run(path: Path, settings: TrainSettings, data_crc: int) -> None:
         stored, stored_crc = from_dict(record["training"], str(path)), record["data_crc32"]
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); use a fresh --workdir") from None
     for field in dataclasses.fields(settings):
         old, new = getattr(stored, field.name), getattr(settings, field.name)
@@ -119,16 +139,22 @@ class MetricsLog:
         path = workdir / METRICS_FILE
         kept = [row for row in read_metrics(workdir) if row["step"] <= step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1, write_to_disk=True)
+        with ExitStack() as opened:  # what is open is closed, even if the disk is full
+            self._file = opened.enter_context(path.open("a", encoding="utf-8", buffering=1))
+            self._board = EventFile(workdir, step + 1)
+            opened.callback(self._board.close)
+            self._opened = opened.pop_all()
 
     def write(self, row: dict[str, Any]) -> None:
         """Log one object of numbers with its `step`; a number that is not finite is logged as null."""
         row = {key: value if math.isfinite(value) else None for key, value in row.items()}
         self._file.write(json.dumps(row) + "\n")
-        for key, value in row.items():
-            if key != "step" and value is not None:
-                self._events.add_scalar(key, value, row["step"])
+        shown = {key: value for key, value in row.items() if key != "step" and value is not None}
+        self._board.add(row["step"], shown, time.time())
+
+    def flush(self) -> None:
+        """Put what was logged on the disk, for TensorBoard to show."""
+        self._board.flush()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -136,17 +162,22 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._events.close()
+        self._opened.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The logged objects in order; a last line cut short by a kill is left out."""
+    """The logged objects in order, each step once; lines that are damaged, or cut short by a kill, are left out."""
     path = workdir / METRICS_FILE
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    rows = {row["step"]: row for row in map(_parsed_row, text.splitlines()) if row is not None}
+    return [rows[step] for step in sorted(rows)]
+
+
+def _parsed_row(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, None where it is none: an object of finite numbers and nulls with its `step`."""
+    try:
+        row = json.loads(line)
+        numbers = all(value is None or math.isfinite(value) for value in row.values())
+        return row if numbers and isinstance(row["step"], int) else None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None

@@ -4,10 +4,12 @@
 
 shows progress in about three minutes on 2 cores; --flagfile=experiments/flags/paper.cfg is the paper's own run
 (days on 2 cores). --data=FOLDER trains on your pictures, one sub-folder per sub-type. Running the same command
-again continues where it stopped.
+again continues where it stopped; experiments/doctor.py --workdir=DIR says whether it is healthy, also while it runs.
 
 In the work directory: run.cfg (a flag file that repeats the run), metrics.jsonl, TensorBoard events, checkpoints/,
-samples/ (after every epoch, 10 pictures from noise and 10 from the replay buffer), curves.png (the paper's Fig. 4).
+samples/ (after every epoch, 10 pictures from noise and 10 from the replay buffer), curves.png (the paper's Fig. 4),
+events.jsonl (what else happened: skipped updates, returns to an earlier checkpoint). A second training in the same
+directory is refused.
 """
 
 from pathlib import Path
@@ -24,6 +26,7 @@ from bridge_ebm.plotting import plot_curves, save_png, sheet
 from bridge_ebm.runs import run_training
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import TrainState
+from bridge_ebm.train import updates_per_epoch
 from bridge_ebm.workdir import model_settings, read_metrics
 
 PICTURES = 10
@@ -55,7 +58,8 @@ def main() -> None:
         flush=True,
     )
     state = run_training(settings, dataset, workdir, MAX_UPDATES.value, LOG_EVERY.value, draw_pictures)
-    if not drawn:
+    total = settings.epochs * updates_per_epoch(settings, len(dataset.images))
+    if not drawn and int(state.step) >= min(total, MAX_UPDATES.value or total):
         print(
             f"This run is finished: {int(state.step)} updates in {workdir}. Raise --epochs or --max_updates to go on."
         )
