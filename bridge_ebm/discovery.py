@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from bridge_ebm import bridges, data, gallery, generate, metrics, naming, plans, structure, tracing
+from bridge_ebm import bridges, data, gallery, generate, metrics, naming, pictures, plans, structure, tracing
 from bridge_ebm.errors import InputError
 from bridge_ebm.generate import GROUP, Held, Made, Studio
 from bridge_ebm.models import Model
@@ -311,12 +311,11 @@ def read_held(path: Path, height: int, width: int) -> Held:
     that names --keep.
     """
     try:
-        with Image.open(path) as image:
-            size, clear = image.size, image.has_transparency_data
-            pixels = image.convert("RGBA") if clear else image.convert("L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "not a whole picture"
-        raise InputError(f"--keep={path}: cannot be read ({reason}); name a PNG of {width} x {height} pixels") from None
+        image = pictures.open_image(path)
+        size, clear = image.size, image.has_transparency_data
+        pixels = image.convert("RGBA") if clear else image.convert("L")
+    except (InputError, ValueError) as error:
+        raise InputError(f"--keep={error}; it must be a PNG of {width} x {height} pixels") from None
     if size != (width, height):
         raise InputError(
             f"--keep={path}: {size[0]} x {size[1]} pixels, but the model's pictures have {width} x {height}; resize it"

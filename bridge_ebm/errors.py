@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is a single line that names the file or the flag and the remedy. The commands in `experiments/`
     print it without a traceback and exit with status 1.
     """
+
+    def __init__(self, message: str):
+        # A file name may hold line breaks.
+        super().__init__(message.replace("\n", "\\n").replace("\r", "\\r"))

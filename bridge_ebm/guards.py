@@ -49,7 +49,8 @@ def update_is_finite(loss: jax.Array, gradient_norm: jax.Array, params: Any) -> 
 
 def chosen(accept: jax.Array, new: Any, old: Any) -> Any:
     """The pytree `new` where `accept` [] holds, else `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, old)
+    # Behind a barrier, so that the choice is not compiled into what made `new`, which would round it differently.
+    return jax.tree.map(lambda a, b: jnp.where(accept, a, b), lax.optimization_barrier(new), old)
 
 
 def travelled(starts: jax.Array, ends: jax.Array) -> jax.Array:

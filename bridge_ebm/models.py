@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bridge_ebm import checkpoint, energy, langevin, mirror
+from bridge_ebm import checkpoint, energy, langevin, mirror, pictures
 from bridge_ebm.errors import InputError
 
 SETTINGS_FILE = "settings.json"
+_LARGEST = 10**9  # of any number among the settings
+_CHANNELS = 4096
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -159,10 +162,35 @@ def _read_settings(folder: Path, asked: str) -> ModelSettings:
             "train one first: python experiments/train.py --flagfile=experiments/flags/quickstart.cfg --workdir=DIR"
         )
     try:
-        record = json.loads(path.read_text())["model"]
-        return ModelSettings(**{**record, "subtypes": tuple(record["subtypes"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"))["model"]
+        settings = ModelSettings(**{**record, "subtypes": tuple(record["subtypes"])})
+        _check_settings(settings)
+        return settings
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise InputError(f"{path}: not the settings of a model ({error}); restore the file or train again") from None
+
+
+def _check_settings(settings: ModelSettings) -> None:
+    """Raise a ValueError that names an entry of settings.json which no training writes."""
+    for field in dataclasses.fields(ModelSettings):
+        value = getattr(settings, field.name)
+        if field.type in (int, float):
+            right = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+            right = right and (field.type is float or isinstance(value, int)) and 0 <= value <= _LARGEST
+        else:
+            right = isinstance(value, field.type if isinstance(field.type, type) else (str, tuple))
+        if not right:
+            raise ValueError(f"{field.name} is {str(value)[:40]!r}")
+    if not all(isinstance(name, str) for name in settings.subtypes):
+        raise ValueError("a sub-type is no text")
+    for name in ("channels", "height", "width", "num_steps"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} is {getattr(settings, name)}")
+    if settings.height * settings.width > pictures.MAX_PIXELS or settings.channels > _CHANNELS:
+        raise ValueError(f"{settings.height} x {settings.width} pixels and {settings.channels} channels are too many")
+    if settings.precision not in ("float32", "bfloat16") or settings.start not in ("uniform", "uniform_mirrored"):
+        raise ValueError(f"precision {settings.precision!r} or start {settings.start!r} is unknown")
+    energy.make_network(settings, len(settings.subtypes))
 
 
 def export(workdir: str | Path, folder: Path) -> None:

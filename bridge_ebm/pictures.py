@@ -7,6 +7,7 @@ polarity, a picture comes out as uint8 [H, W], bright bridge on black.
 import json
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +50,15 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_picture(entry: Path) -> bool:
-    return entry.suffix.lower() in SUFFIXES and not entry.is_dir()
+    return entry.suffix.lower() in SUFFIXES and not _is_folder(entry)
+
+
+def _is_folder(entry: Path) -> bool:
+    """As `Path.is_dir`, which raises on names that are too long or may not be looked at."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def find_pictures(root: Path) -> dict[str, list[Path]]:
@@ -57,12 +66,11 @@ def find_pictures(root: Path) -> dict[str, list[Path]]:
 
     Hidden files and other suffixes are ignored. Raises `InputError` where there is no data set.
     """
-    if not root.exists():
-        raise InputError(f"{root}: no such folder; name a folder with one sub-folder of pictures per sub-type")
-    if not root.is_dir():
-        raise InputError(f"{root}: not a folder; name a folder with one sub-folder of pictures per sub-type")
+    if not _is_folder(root):
+        what = "not a folder" if os.path.lexists(root) else "no such folder"
+        raise InputError(f"{root}: {what}; name a folder with one sub-folder of pictures per sub-type")
     entries = _visible(root)
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders = [entry for entry in entries if _is_folder(entry)]
     if not folders:
         what = "its pictures lie in no sub-folder" if any(map(_is_picture, entries)) else "it holds no sub-folders"
         raise InputError(f"{root}: {what}; put the pictures into one sub-folder per sub-type")
@@ -80,10 +88,10 @@ def find_pictures(root: Path) -> dict[str, list[Path]]:
 
 def find_loose_pictures(root: Path) -> list[Path]:
     """Picture files that lie in `root` itself, in natural order, where none of its sub-folders holds any; else []."""
-    if not root.is_dir():
+    if not _is_folder(root):
         return []
     entries = _visible(root)
-    if any(_is_picture(inner) for entry in entries if entry.is_dir() for inner in _visible(entry)):
+    if any(_is_picture(inner) for entry in entries if _is_folder(entry) for inner in _visible(entry)):
         return []
     return [entry for entry in entries if _is_picture(entry)]
 
@@ -116,11 +124,31 @@ def _resized(grey: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _decoded(path: Path) -> np.ndarray:
     """Grey values of the first frame of a picture file, float32 [h, w] in [0, 255]."""
-    with Image.open(path, formats=_FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        image.load()
-        return _grey(image)
+    return _grey(open_image(path))
+
+
+def open_image(path: Path) -> Image.Image:
+    """A picture file, decoded, as `read_picture` takes it; raises an `InputError` that names the file."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise InputError(f"{path}: not a file; replace or remove it")
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            return image
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(f"{path}: more than {MAX_PIXELS:,} pixels; make the picture smaller or remove it") from None
+    except MemoryError:
+        raise InputError(f"{path}: too large for the memory of this machine; make the picture smaller") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its rights") from None
+        raise _broken(path) from None
+    except Exception:  # what Pillow's decoders raise on damaged files has no common kind
+        raise _broken(path) from None
 
 
 def read_picture(path: Path, height: int, width: int) -> np.ndarray:
@@ -133,25 +161,12 @@ def read_picture(path: Path, height: int, width: int) -> np.ndarray:
     """
     try:
         grey = _decoded(path)
-    except Image.DecompressionBombError:
-        raise InputError(f"{path}: more than {MAX_PIXELS:,} pixels; make the picture smaller or remove it") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its rights") from None
-        raise _broken(path) from None
-    except (
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        ArithmeticError,
-    ):
-        raise _broken(path) from None  # Pillow's decoders raise all of these on damaged files
+    except InputError:
+        raise
     except MemoryError:
         raise InputError(f"{path}: too large for the memory of this machine; make the picture smaller") from None
+    except Exception:  # a picture that decodes, but not to grey
+        raise _broken(path) from None
     return _resized(255 - grey if np.median(grey) > 127.5 else grey, height, width)
 
 
@@ -179,14 +194,15 @@ def read_pictures(paths: Sequence[Path], height: int, width: int, progress: bool
 def listed_bases(root: Path) -> dict[str, int] | None:
     """The base index of every file ("sub-type/name.png") by the dataset.json in `root`; None where there is none."""
     path = root / LISTING
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         listing = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(listing, dict) and "base" in listing):
             return None  # somebody else's
-        return {str(name): int(base) for name, base in listing["base"].items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        bases = {str(name): int(base) for name, base in listing["base"].items()}
+        return {name: int(np.int32(base)) for name, base in bases.items()}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise InputError(f"{path}: damaged; make the data set again, or delete this file") from None
 
 

@@ -143,11 +143,19 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise InputError(f"--{name}={value!r}: must be of type {kind.__name__}")
+    if isinstance(value, str) and not _fits_a_line(value):
+        raise InputError(f"--{name}={value!r}: holds a line break or what is no text; rename that folder")
     if choices and value not in choices:
         raise InputError(f"--{name}={value}: choose one of {', '.join(choices)}")
     if isinstance(value, int | float) and not (math.isfinite(value) and low <= value <= high):
         bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
         raise InputError(f"--{name}={value}: must be a finite number, {bounds}")
+
+
+def _fits_a_line(text: str) -> bool:
+    """Whether a flag file can hold `text`: one line, and bytes of a file name that are UTF-8."""
+    plain = not any(character < " " or "\ud800" <= character <= "\udfff" for character in text)
+    return plain and len(text.splitlines()) <= 1
 
 
 def to_flagfile(settings: TrainSettings, command: str) -> str:

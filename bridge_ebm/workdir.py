@@ -86,7 +86,7 @@ def check_run(workdir: Path, settings: TrainSettings, data_crc: int) -> None:
 
 def _comes_first(name: str) -> bool:
     """Whether a file of this name may lie in a work directory before its settings do."""
-    return name in (FLAG_FILE, LOCK_FILE) or name in (f"{FLAG_FILE}.partial", f"{SETTINGS_FILE}.partial")
+    return name in (LOCK_FILE, FLAG_FILE, f"{FLAG_FILE}.partial", f"{SETTINGS_FILE}.partial", ".write_test")
 
 
 def model_settings(settings: TrainSettings, subtypes: tuple[str, ...]) -> ModelSettings:

@@ -21,7 +21,9 @@ from bridge_ebm.settings import TrainSettings
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parse the flags and run `main()`; an `InputError` becomes one line on stderr and exit status 1."""
+    """Parse the flags and run `main()`; an `InputError`, and what the file system refuses, becomes one line on stderr
+    and exit status 1.
+    """
 
     def guarded(argv: list[str]) -> None:
         try:
@@ -32,22 +34,42 @@ def run(main: Callable[[], None]) -> None:
             main()
         except InputError as error:
             sys.exit(f"{Path(argv[0]).name}: error: {error}")
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename is not None else ""
+            sys.exit(f"{Path(argv[0]).name}: error: {place}{error.strerror or error}; check the name, rights and space")
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parsed)
+
+
+def parsed(argv: list[str]) -> list[str]:
+    """The arguments that are no flags; a flag file that is no text file becomes one line and exit status 1."""
+    name = Path(argv[0]).name
+    try:
+        for path in _flag_files(argv):
+            if Path(path).exists() and not Path(path).is_file():
+                sys.exit(f"{name}: error: --flagfile={path}: not a file; name a flag file")
+        return app.parse_flags_with_usage(argv)
+    except (UnicodeDecodeError, RecursionError, OSError) as error:
+        sys.exit(f"{name}: error: --flagfile: cannot be read ({error}); it must be a text file of lines --name=value")
+
+
+def _flag_files(argv: list[str]) -> list[str]:
+    """The flag files that the arguments name."""
+    files = [argument.split("=", 1)[1] for argument in argv if argument.lstrip("-").startswith("flagfile=")]
+    return files + [path for flag, path in zip(argv, argv[1:], strict=False) if flag in ("-flagfile", "--flagfile")]
 
 
 def output_folder(path: str, flag: str = "--out") -> Path:
     """Create the folder that a command writes to, or raise an `InputError` that names the flag."""
-    folder = Path(path).expanduser()
     try:
+        folder = Path(path).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".write_test"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{flag}={path}: cannot write there ({error.strerror}); name a folder you can write to"
-        ) from None
+    except (OSError, ValueError, RuntimeError) as error:  # the last two: a zero byte, a home that is not
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{flag}={path}: cannot write there ({reason}); name a folder you can write to") from None
     return folder
 
 
