@@ -41,6 +41,10 @@ def save(workdir: Path, step: int, parts: dict[str, Any]) -> None:
     partial = folder.with_name(f"{step}.partial")
     try:
         folder.parent.mkdir(exist_ok=True)
+        if jax.process_index() == 0:  # where no folder can be made, Orbax would wait minutes for it
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            partial.rmdir()
         ocp.save_checkpointables(partial, parts, overwrite=True)
         if jax.process_index() == 0:
             # Markers of Orbax, read by nobody: the machine's path (models are shared), and an empty file.
@@ -49,7 +53,7 @@ def save(workdir: Path, step: int, parts: dict[str, Any]) -> None:
             _write_checksums(partial)
             partial.rename(folder)
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own.
-        shutil.rmtree(partial, ignore_errors=True)
+        _clear_debris(folder.parent)  # it takes the room that is missing
         raise InputError(
             f"{folder}: this checkpoint could not be written ({_reason(error)}); the one before is intact; make room "
             "there, and run the same command again"
@@ -65,10 +69,13 @@ def prune(workdir: Path, keep: Collection[int]) -> None:
 
 def clear_debris(workdir: Path) -> None:
     """Remove what saves and removals that were cut short have left; no other training may run in `workdir`."""
-    folder = workdir / FOLDER
+    _clear_debris(workdir / FOLDER)
+
+
+def _clear_debris(folder: Path) -> None:
     for entry in folder.iterdir() if folder.is_dir() else []:
         if _DEBRIS.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _remove(folder: Path) -> None:

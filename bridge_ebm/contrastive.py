@@ -63,7 +63,7 @@ def contrastive_update(
     terms = _terms(energies, settings, easing)
     updates, opt_state = eased(make_optimizer(settings).update(grads, state.opt_state), easing)
     params, norm, none = optax.apply_updates(state.params, updates), optax.tree.norm(grads), jnp.full((), jnp.nan)
-    accept = guards.update_is_finite(terms.loss, norm, params)
+    accept = guards.update_is_finite(terms.loss, norm, updates)
     metrics = Metrics(
         *terms, regression=none, gradient_norm=norm, moved=none, replaced=none, skipped=1.0 - accept.astype(jnp.float32)
     )

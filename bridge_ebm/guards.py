@@ -38,13 +38,13 @@ def replaced(images: jax.Array, bad: jax.Array, fresh: Callable[[], jax.Array]) 
     return lax.cond(bad.any(), mend, lambda: images)
 
 
-def update_is_finite(loss: jax.Array, gradient_norm: jax.Array, params: Any) -> jax.Array:
-    """Whether an update may be applied: its loss, its gradient and the weights `params` it leads to are finite, bool
-    [].
+def update_is_finite(loss: jax.Array, gradient_norm: jax.Array, updates: Any) -> jax.Array:
+    """Whether an update may be applied: its loss, its gradient and the steps of the weights, `updates`, are finite,
+    bool [].
 
-    Norms overflow at 1e19, where a gradient or a weight is beyond use as well.
+    Norms overflow at 1e19, where a gradient or a step is beyond use as well.
     """
-    return jnp.isfinite(loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.tree.norm(params))
+    return jnp.isfinite(loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.tree.norm(updates))
 
 
 def chosen(accept: jax.Array, new: Any, old: Any) -> Any:

@@ -50,7 +50,7 @@ def make_step(settings: TrainSettings, num_classes: int) -> TrainStep:
         params = optax.apply_updates(state.params, updates)
         average = moved_average(state.average, params, settings.ema) if settings.ema else ()
         norm = optax.tree.norm(grads)
-        accept = guards.update_is_finite(metrics.loss, norm, params)
+        accept = guards.update_is_finite(metrics.loss, norm, updates)
         new, old = (params, average, opt_state), (state.params, state.average, state.opt_state)
         params, average, opt_state = guards.chosen(accept, new, old)
         metrics = metrics._replace(gradient_norm=norm, skipped=1.0 - accept.astype(jnp.float32))

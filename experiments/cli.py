@@ -29,7 +29,8 @@ def run(main: Callable[[], None]) -> None:
         try:
             if len(argv) > 1:
                 raise InputError(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value (see --help)")
-            logging.set_verbosity(logging.WARNING)  # Orbax would tell of every file it touches
+            # Orbax would tell of every file it touches, and in many lines of a full disk that we report in one.
+            logging.set_verbosity(logging.FATAL)
             enable_compilation_cache()
             main()
         except InputError as error:
