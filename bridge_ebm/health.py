@@ -32,7 +32,7 @@ _REPLACED_SHARE = 0.25
 _STILL = 0.001  # movement of a pixel in an update that is nothing: an eighth of one grey level of 255
 _SLOW = 0.02
 _APART = 4.0  # energies are apart beyond this many times their natural gap
-_RISE = 8.0  # drift: so many times the energies of the quarter of the run before
+_RISE = 4.0  # drift: so many times the energies of the quarter of the run before
 _STALLED_AFTER = 900.0  # seconds without a sign, or 30 times what a logged update takes
 
 

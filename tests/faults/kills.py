@@ -30,7 +30,7 @@ def run(count: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     updates = _UPDATES_A_LIFE * min(count, 25) + 20
     whole = folder / "never_killed"
     figures["failed_starts"] += _wait(_start(whole, updates)) != 0
-    while figures["kills"] < count:
+    while figures["kills"] < count and not figures["failed_starts"]:
         workdir = folder / f"killed_{figures['trainings']}"
         figures["trainings"] += 1
         _one_training(workdir, updates, count, draw, figures)
@@ -38,13 +38,14 @@ def run(count: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     for number in range(figures["trainings"]):
         found = tiny.difference(folder / f"killed_{number}", whole, tiny.settings())
         figures["differences"] += [f"training {number}: {what}" for what in found]
+    figures["last_words"] = (folder / "stderr.txt").read_text()[-300:] if figures["failed_starts"] else ""
     figures["passed"] = not (figures["failed_starts"] or figures["differences"] or figures["lost_too_many"])
     return figures
 
 
 def _one_training(workdir: Path, updates: int, count: int, draw: random.Random, figures: dict[str, Any]) -> None:
     """Kill one training until it is done, or enough have been killed."""
-    while figures["kills"] < count:
+    while figures["kills"] < count and not figures["failed_starts"]:
         moment = draw.choice(MOMENTS)
         process = _start(workdir, updates)
         if not _await(process, workdir, moment, draw):
@@ -70,8 +71,7 @@ def _start(workdir: Path, updates: int) -> int:
         return process
     status = 1
     try:
-        with (workdir.parent / "stderr.txt").open("a") as log:
-            os.dup2(log.fileno(), sys.stderr.fileno())
+        sys.stderr = (workdir.parent / "stderr.txt").open("a")
         tiny.train(workdir, updates, tiny.settings())
         status = 0
     except BaseException as error:
