@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from bridge_ebm import lock
 
 TINY = [
     "--height=16",
@@ -130,3 +133,35 @@ def test_trajectory_refuses_frames_outside_and_a_missing_model(trained, run_scri
         run_script("langevin_trajectory", f"--model={tmp_path}", out), f"--model={tmp_path}", "train one first"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_the_doctor_calls_a_healthy_run_healthy_and_names_a_damaged_checkpoint(trained, run_script, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    healthy = run_script("doctor", f"--workdir={workdir}")
+    assert healthy.returncode == 0, healthy.stdout + healthy.stderr
+    assert "update 8, nobody trains it now; checkpoints 4, 8" in healthy.stdout and "Healthy." in healthy.stdout
+    (workdir / "checkpoints" / "8" / "checksums.json").write_text("{}")
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with lock.held(workdir):  # while a training goes on
+        sick = run_script("doctor", f"--workdir={workdir}")
+        (workdir / lock.LOCK_FILE).unlink()
+    assert sick.returncode == 1 and "DAMAGED CHECKPOINTS: 1 of 2" in sick.stdout and "Change: " in sick.stdout
+    assert f"trained by process {os.getpid()}" in sick.stdout and "Traceback" not in sick.stderr
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_a_work_directory_in_training_is_refused(trained, run_script):
+    with lock.held(trained[0]):
+        refused = run_script("train", f"--flagfile={trained[0] / 'run.cfg'}", f"--workdir={trained[0]}", "--epochs=3")
+    assert_refused(refused, f"process {os.getpid()} on", "trains there")
+
+
+@pytest.mark.parametrize("kind", ["binary", "pipe"])
+def test_a_flag_file_that_is_none_is_refused_at_once(run_script, tmp_path, kind):
+    path = tmp_path / "odd.cfg"
+    os.mkfifo(path) if kind == "pipe" else path.write_bytes(bytes(range(128, 256)))
+    assert_refused(
+        run_script("train", f"--flagfile={path}", f"--workdir={tmp_path / 'run'}"), "train.py: error: --flag"
+    )
+    assert not (tmp_path / "run").exists()
