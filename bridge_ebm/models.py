@@ -16,6 +16,7 @@ from bridge_ebm.errors import InputError
 SETTINGS_FILE = "settings.json"
 _LARGEST = 10**9  # of any number among the settings
 _CHANNELS = 4096
+_REACH = 5
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -188,6 +189,8 @@ def _check_settings(settings: ModelSettings) -> None:
             raise ValueError(f"{name} is {getattr(settings, name)}")
     if settings.height * settings.width > pictures.MAX_PIXELS or settings.channels > _CHANNELS:
         raise ValueError(f"{settings.height} x {settings.width} pixels and {settings.channels} channels are too many")
+    if settings.reach > _REACH:
+        raise ValueError(f"reach is {settings.reach}")
     if settings.precision not in ("float32", "bfloat16") or settings.start not in ("uniform", "uniform_mirrored"):
         raise ValueError(f"precision {settings.precision!r} or start {settings.start!r} is unknown")
     energy.make_network(settings, len(settings.subtypes))

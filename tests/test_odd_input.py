@@ -105,6 +105,7 @@ def test_a_flag_file_gets_no_second_line_by_a_folder_s_name(name):
         ({"height": 10**6, "width": 10**6}, "are too many"),
         ({"step_size": float("nan")}, "step_size is 'nan'"),
         ({"mirror": 1}, "mirror is '1'"),
+        ({"reach": 10**8}, "reach is 100000000"),
         ({"network": "evil"}, "evil"),
         ({"subtypes": [3]}, "a sub-type is no text"),
         ({"precision": "float8"}, "float8"),
