@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bridge_ebm import langevin, metrics, mirror
+from bridge_ebm import langevin, metrics, mirror, processes
 from bridge_ebm.corruptions import CORRUPTIONS
 from bridge_ebm.data import Dataset, to_uint8, to_unit
 from bridge_ebm.evaluation import Real, evenly, names_of
@@ -83,7 +83,9 @@ def _energies_by_subtype(model: Model, asked: Subtypes) -> dict[str | None, _Ene
 
 
 def _run(model: Model, key: jax.Array, start: Any, asked: Subtypes, num_steps: int, label: str | None) -> Drawn:
-    """Chains sub-type by sub-type, in batches of one size: all but the first compile nothing."""
+    """Chains sub-type by sub-type, in batches of one size: all but the first compile nothing. Several processes divide
+    the batches among themselves.
+    """
     by_subtype = _energies_by_subtype(model, asked)
     groups = {name: np.flatnonzero([one == name for one in asked]) for name in dict.fromkeys(asked)}
     most = max(map(len, groups.values()))
@@ -91,16 +93,17 @@ def _run(model: Model, key: jax.Array, start: Any, asked: Subtypes, num_steps: i
     batches = [
         (name, places[first : first + size]) for name, places in groups.items() for first in range(0, len(places), size)
     ]
-    images = np.empty((len(asked), model.height, model.width), np.uint8)
-    energies = np.empty((TENTHS + 1, len(asked)))
-    with tqdm(total=len(batches) * num_steps, desc=label, unit="step", disable=label is None) as bar:
-        for number, (name, places) in enumerate(batches):
+    images = np.zeros((len(asked), model.height, model.width), np.uint8)
+    energies = np.zeros((TENTHS + 1, len(asked)))
+    mine = processes.share(list(enumerate(batches)))
+    with tqdm(total=len(mine) * num_steps, desc=label, unit="step", disable=label is None) as bar:
+        for number, (name, places) in mine:
             start_key, chain_key = jax.random.split(jax.random.fold_in(key, number))
             full = np.resize(places, size)  # filled up with repeats, whose results are dropped
             ends, on_the_way = _chains(model, chain_key, start(start_key, full), by_subtype[name], num_steps, bar)
             images[places] = to_uint8(ends)[: len(places)]
             energies[:, places] = on_the_way[:, : len(places)]
-    return Drawn(images, energies)
+    return Drawn(processes.added(images), processes.added(energies))
 
 
 def _chains(

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from bridge_ebm import processes
 from bridge_ebm.errors import InputError
 
 FOLDER = "checkpoints"
@@ -41,18 +42,20 @@ def save(workdir: Path, step: int, parts: dict[str, Any]) -> None:
     partial = folder.with_name(f"{step}.partial")
     try:
         folder.parent.mkdir(exist_ok=True)
-        if jax.process_index() == 0:  # where no folder can be made, Orbax would wait minutes for it
+        if processes.is_first():  # where no folder can be made, Orbax would wait minutes for it
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             partial.rmdir()
         ocp.save_checkpointables(partial, parts, overwrite=True)
-        if jax.process_index() == 0:
+        if processes.is_first():
             # Markers of Orbax, read by nobody: the machine's path (models are shared), and an empty file.
             for marker in [*partial.rglob("commit_success.txt"), *partial.glob("orbax.checkpoint")]:
                 marker.write_text("complete\n", encoding="utf-8")
             _write_checksums(partial)
             partial.rename(folder)
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own.
+        if processes.lost(error):
+            raise
         _clear_debris(folder.parent)  # it takes the room that is missing
         raise InputError(
             f"{folder}: this checkpoint could not be written ({_reason(error)}); the one before is intact; make room "
@@ -149,7 +152,7 @@ def restore(workdir: Path, step: int, parts: dict[str, Any]) -> dict[str, Any]:
     if its files are not what was written, an `InputError` if it belongs to another network.
     """
     folder = (workdir / FOLDER / str(step)).absolute()
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or here), parts)
     _check_files(folder, tuple(parts))
     try:

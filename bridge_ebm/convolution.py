@@ -20,8 +20,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 Precision = Literal["float32", "bfloat16"]
+
+# The name under which `jax.checkpoint` policies know what a convolution, forwards or backwards, gives.
+CONVOLVED = "convolved"
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -70,7 +74,7 @@ def conv_kernel(x: jax.Array, g: jax.Array, kernel_size: int, stride: int, preci
 conv.defvjp(
     lambda x, w, stride, precision: (conv(x, w, stride, precision), (x, w)),
     lambda stride, precision, saved, g: (
-        conv_input(g, saved[1], saved[0].shape[1:3], stride, precision),
+        checkpoint_name(conv_input(g, saved[1], saved[0].shape[1:3], stride, precision), CONVOLVED),
         conv_kernel(saved[0], g, saved[1].shape[0], stride, precision),
     ),
 )
@@ -128,7 +132,7 @@ def conv_general_dilated(precision: Precision) -> Any:
             raise ValueError(
                 "only square kernels with one stride, SAME padding, no dilation and no groups are supported"
             )
-        return conv(x, w, strides[0], precision)
+        return checkpoint_name(conv(x, w, strides[0], precision), CONVOLVED)
 
     return convolve
 

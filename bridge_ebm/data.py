@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from bridge_ebm import bridges, mirror, pictures, recipes
+from bridge_ebm import bridges, mirror, parallel, pictures, recipes
 from bridge_ebm.errors import InputError
 
 PARTS = ("train", "validation", "test", "all")
@@ -154,6 +154,6 @@ def symmetric_part(dataset: Dataset) -> Dataset:
     return dataset._replace(images=dataset.images[keep], labels=dataset.labels[keep], base=dataset.base[keep])
 
 
-def examples(dataset: Dataset) -> Examples:
-    """The data set on the device."""
-    return Examples(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
+def examples(dataset: Dataset, mesh: Mesh | None = None) -> Examples:
+    """The data set on the device, or whole on every device of `mesh`."""
+    return Examples(parallel.copied(dataset.images, mesh), parallel.copied(dataset.labels, mesh))

@@ -1,6 +1,7 @@
 """Discovery in a folder: candidates are made, judged and kept group by group, then ranked, named and shown.
 
 candidates.jsonl   one line per candidate in order of their numbers, appended group by group: what a continued run reads
+                   (while several processes run, candidates.0.jsonl and so on beside it)
 designs.jsonl      the same with names and ranks, best first: first the designs (novel, sharp, verdict A, no two alike)
 designs/*.png      the picture of every candidate, as it was made (bright on black)
 frames/*.png       the chain of every candidate that may be shown: its frames from noise to end, one below the other
@@ -12,6 +13,7 @@ discover.json      what was asked for; a folder of another run is refused
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from bridge_ebm import bridges, data, gallery, generate, metrics, naming, pictures, plans, structure, tracing
+from bridge_ebm import bridges, data, gallery, generate, metrics, naming, pictures, plans, processes, structure, tracing
 from bridge_ebm.errors import InputError
 from bridge_ebm.generate import GROUP, Held, Made, Studio
 from bridge_ebm.models import Model
@@ -51,18 +53,21 @@ def discover(
     """Make and judge candidates 0 .. num - 1, continuing what `folder` holds; yields the records group by group.
 
     Records of an earlier run come first, at once. A candidate is a function of (model, request, its number): a run
-    that is killed and continued, or cut into parts, ends with the same files.
+    that is killed and continued, or cut into parts, ends with the same files. Several processes divide the groups among
+    themselves, and each yields its own, made by its devices side by side; afterwards all are in `folder`.
     """
-    (folder / "designs").mkdir(exist_ok=True)
-    (folder / "frames").mkdir(exist_ok=True)
-    done = _kept(folder, num)
+    if processes.is_first():
+        (folder / "designs").mkdir(exist_ok=True)
+        (folder / "frames").mkdir(exist_ok=True)
+        _merge(folder, num)
+    processes.wait_for_all("candidates of an earlier run are merged")
+    done = read_lines(folder / CANDIDATES)
     if done:
         yield done
-    with (folder / CANDIDATES).open("a", encoding="utf-8") as log:
-        for first in range(len(done), num, GROUP):
-            numbers = range(first, first + GROUP)
-            drawn = [plans.draw(request.seed, k, request.mix, request.wishes, studio.subtypes) for k in numbers]
-            made = generate.make_group(studio, request.seed, first // GROUP, drawn)
+    numbers = {record["index"] for record in done}
+    missing = [first for first in range(0, num, GROUP) if first not in numbers]
+    with _log_file(folder).open("a", encoding="utf-8") as log:
+        for first, drawn, made in _made(studio, request, processes.share(missing)):
             wanted = min(GROUP, num - first)
             records = judge(made[:wanted], drawn[:wanted], first, request, real)
             for record, one in zip(records, made, strict=False):
@@ -70,14 +75,47 @@ def discover(
             log.write("".join(json.dumps(record) + "\n" for record in records))
             log.flush()
             yield records
+    processes.wait_for_all("all candidates are made")
+    if processes.several() and processes.is_first():
+        _merge(folder, num)
 
 
-def _kept(folder: Path, num: int) -> list[Record]:
-    """The first `num` candidates of an earlier run in whole groups; what comes after is dropped from the file."""
-    lines = read_lines(folder / CANDIDATES)[:num]
-    whole = lines if len(lines) == num else lines[: len(lines) // GROUP * GROUP]
+def _made(studio: Studio, request: Request, firsts: Sequence[int]) -> Iterator[tuple[int, list[Plan], list[Made]]]:
+    """The groups that begin with these candidates, in order, each with its plans; made by this process's devices."""
+
+    def drawn(first: int) -> list[Plan]:
+        numbers = range(first, first + GROUP)
+        return [plans.draw(request.seed, k, request.mix, request.wishes, studio.subtypes) for k in numbers]
+
+    def make(job: tuple[Studio, jax.Device, int]) -> tuple[int, list[Plan], list[Made]]:
+        mine, device, first = job
+        with jax.default_device(device):
+            return first, drawn(first), generate.make_group(mine, request.seed, first // GROUP, drawn(first))
+
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        yield from (make((studio, devices[0], first)) for first in firsts)
+        return
+    studios = [(generate.on_device(studio, device), device) for device in devices]
+    jobs = [(*studios[k % len(devices)], first) for k, first in enumerate(firsts)]
+    with ThreadPoolExecutor(len(devices)) as pool:
+        yield from pool.map(make, jobs)
+
+
+def _log_file(folder: Path) -> Path:
+    """Where this process notes its candidates: in the one file, or in one of its own if there are several."""
+    return folder / (f"candidates.{processes.number()}.jsonl" if processes.several() else CANDIDATES)
+
+
+def _merge(folder: Path, num: int) -> None:
+    """Put the first `num` candidates that are there in whole groups into one file, by number, each once."""
+    parts = sorted(folder.glob("candidates.*.jsonl"))
+    found = {record["index"]: record for path in [folder / CANDIDATES, *parts] for record in read_lines(path)}
+    groups = [range(first, min(first + GROUP, num)) for first in range(0, num, GROUP)]
+    whole = [found[k] for group in groups if all(k in found for k in group) for k in group]
     write_atomically(folder / CANDIDATES, "".join(json.dumps(record) + "\n" for record in whole))
-    return whole
+    for path in parts:
+        path.unlink()
 
 
 def read_lines(path: Path) -> list[Record]:

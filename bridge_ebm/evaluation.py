@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from bridge_ebm import data, metrics, structure
+from bridge_ebm import data, metrics, processes, structure
 from bridge_ebm.data import Dataset
 from bridge_ebm.fidelity import NEIGHBOURS
 from bridge_ebm.settings import TrainSettings
@@ -86,10 +86,19 @@ def names_of(dataset: Dataset) -> list[str | None]:
 
 
 def judge(images: Array, skeletons: metrics.Reference, progress: bool = False) -> Judged:
-    """Everything that is known of each picture by itself, uint8 [N, H, W]; 40 to 60 ms each."""
+    """Everything that is known of each picture by itself, uint8 [N, H, W]; 40 to 60 ms each, shared by processes."""
     figures = metrics.definition(images)
-    verdicts = [structure.analyse(image).verdict for image in tqdm(images, "judging", disable=not progress)]
-    return Judged(figures, metrics.in_range(figures, *images.shape[1:]), metrics.novelty(images, skeletons), verdicts)
+    mine = images[processes.share(range(len(images)))]
+    verdicts = [structure.analyse(image).verdict for image in tqdm(mine, "judging", disable=not progress)]
+    novelty = [_read_novelty(one) for one in processes.merged(metrics.novelty(mine, skeletons))]
+    in_range = metrics.in_range(figures, *images.shape[1:])
+    return Judged(figures, in_range, novelty, processes.merged(verdicts))
+
+
+def _read_novelty(values: Sequence[Any]) -> metrics.Novelty:
+    """A record that may have come from another process as a list."""
+    one = metrics.Novelty(*values)
+    return one._replace(pair=(one.pair[0], one.pair[1]), shares=(one.shares[0], one.shares[1]))
 
 
 def report(images: Array, asked: Sequence[str | None], judged: Judged, real: Real) -> dict[str, Any]:

@@ -123,6 +123,12 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
     return _measured(studio)
 
 
+def on_device(studio: Studio, device: jax.Device) -> Studio:
+    """The studio with its arrays on `device`."""
+    energies, projection = jax.device_put((studio.energies, studio.projection), device)
+    return studio._replace(energies=energies, projection=projection)
+
+
 def _free(images: jax.Array) -> jax.Array:
     return images
 

@@ -38,6 +38,16 @@ def replaced(images: jax.Array, bad: jax.Array, fresh: Callable[[], jax.Array]) 
     return lax.cond(bad.any(), mend, lambda: images)
 
 
+def mended(ends: jax.Array, fresh: Callable[[], jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Chains' ends [B, H, W, 1] for the loss, without those that are not finite, and for the buffer, without those that
+    show nothing either; and which were replaced, bool [B].
+    """
+    broken = not_finite(ends)
+    fake = replaced(ends, broken, fresh)
+    empty = saturated(fake)
+    return fake, replaced(fake, empty, fresh), broken | empty
+
+
 def update_is_finite(loss: jax.Array, gradient_norm: jax.Array, updates: Any) -> jax.Array:
     """Whether an update may be applied: its loss, its gradient and the steps of the weights, `updates`, are finite,
     bool [].

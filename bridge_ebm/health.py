@@ -12,10 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from bridge_ebm import checkpoint, divergence, events, lock, saving
+from bridge_ebm import checkpoint, divergence, events, lock, replay, saving
 from bridge_ebm.errors import InputError
 from bridge_ebm.models import SETTINGS_FILE
 from bridge_ebm.runs import continue_state
@@ -93,8 +92,7 @@ def _pictures(settings: TrainSettings, workdir: Path, classes: int) -> np.ndarra
     if settings.objective != "contrastive" and not 0 < settings.finish_after < step:
         return None
     count = min(_LOOKED_AT, int(buffer.size))
-    places = (int(buffer.front) + np.arange(count)) % len(buffer.images)
-    return np.asarray(jax.device_get(buffer.images))[places, :, :, 0]
+    return np.asarray(replay.newest(buffer, np.arange(count)))[..., 0]
 
 
 def diagnose(run: Run) -> list[Finding]:

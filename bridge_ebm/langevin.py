@@ -88,7 +88,20 @@ def sample(
 
     With `labels` [B] the energy is `energy_fn(images, labels)`: every chain has a class of its own.
     """
-    keys = jax.random.split(key, len(images))
+    return run_chains(jax.random.split(key, len(images)), images, energy_fn, settings, labels)
+
+
+def run_chains(
+    keys: jax.Array,
+    images: jax.Array,
+    energy_fn: Callable[..., jax.Array],
+    settings: LangevinSettings,
+    labels: jax.Array | None = None,
+    at_once: int = 0,
+) -> jax.Array:
+    """As `sample`, every chain with its own of `keys` [B], at most `at_once` chains side by side (0: what fits the
+    cache on a CPU, elsewhere all).
+    """
 
     def chains(keys: jax.Array, images: jax.Array, *labels: jax.Array) -> jax.Array:
         def body(step: jax.Array, images: jax.Array) -> jax.Array:
@@ -97,7 +110,10 @@ def sample(
         return lax.fori_loop(0, settings.num_steps, body, images)
 
     starts = (keys, images) if labels is None else (keys, images, labels)
-    return lax.platform_dependent(*starts, cpu=partial(_in_chunks, chains), default=chains)
+    if at_once:
+        return _in_chunks(chains, at_once, *starts)
+    fits = -(-len(images) // -(-images.size // max(CHUNK_PIXELS, images[0].size)))
+    return lax.platform_dependent(*starts, cpu=partial(_in_chunks, chains, fits), default=chains)
 
 
 def trajectory(
@@ -151,12 +167,10 @@ def _noise(chain_keys: jax.Array, images: jax.Array, scale: float) -> jax.Array 
     return scale * jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(chain_keys)
 
 
-def _in_chunks(chains: Callable[..., jax.Array], *starts: jax.Array) -> jax.Array:
-    """`chains(keys [B], images [B, H, W, 1], ...)`, on equal parts of at most CHUNK_PIXELS pixels, one after the
-    other.
-    """
+def _in_chunks(chains: Callable[..., jax.Array], most: int, *starts: jax.Array) -> jax.Array:
+    """`chains(keys [B], images [B, H, W, 1], ...)`, on equal parts of at most `most` chains, one after the other."""
     images = starts[1]
-    count = -(-images.size // max(CHUNK_PIXELS, images[0].size))
+    count = -(-len(images) // most)
     if count <= 1:
         return chains(*starts)
     size = -(-len(images) // count)

@@ -6,6 +6,7 @@ where long chains end up; the finish shows them: persistent chains, and a contra
 where it has fallen below that of pictures.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh
+from jax.tree_util import Partial
 from optax import assignment
 
-from bridge_ebm import contrastive, data, energy, guards, langevin, objectives, replay
+from bridge_ebm import contrastive, data, energy, guards, langevin, objectives, parallel, replay
 from bridge_ebm.accumulate import gradient_of_sum
 from bridge_ebm.data import Examples
 from bridge_ebm.optimizer import eased, make_optimizer, moved_average
@@ -35,10 +38,12 @@ def paired_noise(noise: jax.Array, real: jax.Array, labels: jax.Array) -> jax.Ar
     return jnp.zeros_like(noise).at[columns].set(noise[rows])
 
 
-def make_step(settings: TrainSettings, num_classes: int) -> TrainStep:
+def make_step(settings: TrainSettings, num_classes: int, mesh: Mesh | None = None) -> TrainStep:
     """The update as a pure function of (state, examples), with the finish's term in it from update `finish_after` on.
 
-    The network's class `num_classes` means "no class".
+    The network's class `num_classes` means "no class". On a mesh every device takes the gradient of its share of the
+    batch, and runs its share of the finish's chains; the pairing of noise with pictures, one small problem over the
+    whole batch, every device solves for itself from the same draws, so that it needs no traffic and has one answer.
     """
     network = network_of(settings, num_classes)
     optimizer = make_optimizer(settings)
@@ -57,14 +62,14 @@ def make_step(settings: TrainSettings, num_classes: int) -> TrainStep:
         return TrainState(state.step + 1, params, state.batch_stats, average, opt_state, buffer), metrics
 
     def regress(state: TrainState, examples: Examples, easing: jax.Array | float = 1.0) -> tuple[TrainState, Metrics]:
-        grads, error, _ = _regression_gradient(state, examples, network, settings, num_classes)
+        grads, error, _ = _regression_gradient(state, examples, network, settings, num_classes, mesh)
         metrics = Metrics(**{name: jnp.full((), jnp.nan) for name in Metrics._fields})
         return update(state, grads, metrics._replace(loss=error, regression=error), state.buffer, easing)
 
     def finish(state: TrainState, examples: Examples, easing: jax.Array | float) -> tuple[TrainState, Metrics]:
-        grads, error, real = _regression_gradient(state, examples, network, settings, num_classes)
+        grads, error, real = _regression_gradient(state, examples, network, settings, num_classes, mesh)
         contrast_grads, terms, buffer, (moved, replaced) = _finish_gradient(
-            state, examples, real, network, settings, num_classes
+            state, examples, real, network, settings, num_classes, mesh
         )
         grads = jax.tree.map(jnp.add, grads, contrast_grads)
         contrast, real_mean, fake_mean = terms
@@ -95,7 +100,12 @@ def _keys(state: TrainState, settings: TrainSettings) -> tuple[jax.Array, jax.Ar
 
 
 def _regression_gradient(
-    state: TrainState, examples: Examples, network: nn.Module, settings: TrainSettings, num_classes: int
+    state: TrainState,
+    examples: Examples,
+    network: nn.Module,
+    settings: TrainSettings,
+    num_classes: int,
+    mesh: Mesh | None,
 ) -> tuple[Any, jax.Array, Examples]:
     """The gradient of the regression error, the error, and this update's pictures in [-1, 1] with the classes that the
     network is told.
@@ -103,21 +113,27 @@ def _regression_gradient(
     order_key, key = _keys(state, settings)
     noise_key, time_key, drop_key = jax.random.split(key, 3)
     index = data.batch_index(order_key, state.step, len(examples.images), settings.batch_size)
-    real, labels = data.to_unit(examples.images[index]), examples.labels[index]
-    noise = paired_noise(langevin.uniform_images(noise_key, real.shape), real, labels)
+
+    def paired(noise_key, index, examples):
+        real, labels = data.to_unit(examples.images[index]), examples.labels[index]
+        return paired_noise(langevin.uniform_images(noise_key, real.shape), real, labels), real, labels
+
+    noise, real, labels = parallel.on_every_device(paired, noise_key, index, examples, mesh=mesh)
     t = jax.random.uniform(time_key, (settings.batch_size,))
     told = jnp.where(jax.random.bernoulli(drop_key, settings.unconditional, t.shape), num_classes, labels)
 
-    def error_sum(params, batch):
+    def error_sum(batch_stats, params, batch):
         noise, goal, t, labels = batch
-        energy_fn = energy.energy_function(network, params, state.batch_stats, *_named(labels, settings))
+        energy_fn = energy.energy_function(network, params, batch_stats, *_named(labels, settings))
         mixed = (1.0 - t)[:, None, None, None] * noise + t[:, None, None, None] * goal
         gradient = langevin.energy_and_gradient(energy_fn, jnp.clip(mixed, -1.0, 1.0))[1]
         errors = objectives.regression_error(gradient, noise, goal, t, settings.objective)
         return errors.sum() / settings.batch_size, errors
 
     goal = (1.0 + settings.margin) * real
-    grads, errors = gradient_of_sum(error_sum, state.params, (noise, goal, t, told))
+    means = contrastive.gradient_means(settings, mesh)
+    error = Partial(error_sum, state.batch_stats)
+    grads, errors = gradient_of_sum(error, state.params, (noise, goal, t, told), means)
     return grads, errors.mean(), Examples(real, told)
 
 
@@ -126,7 +142,13 @@ def _named(labels: jax.Array, settings: TrainSettings) -> tuple[jax.Array, ...]:
 
 
 def _finish_gradient(
-    state: TrainState, examples: Examples, real: Examples, network: nn.Module, settings: TrainSettings, num_classes: int
+    state: TrainState,
+    examples: Examples,
+    real: Examples,
+    network: nn.Module,
+    settings: TrainSettings,
+    num_classes: int,
+    mesh: Mesh | None,
 ) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array], replay.ReplayBuffer, tuple[jax.Array, jax.Array]]:
     """The gradient of the finish's term from real pictures and the ends of persistent chains, its value with the two
     mean energies, the buffer with those ends, how far the chains moved and how many were replaced.
@@ -135,19 +157,33 @@ def _finish_gradient(
     replace a chain that is not finite before the loss sees it, and one that shows nothing before the buffer does.
     """
     pick_key, start_key, chain_key = jax.random.split(jax.random.fold_in(_keys(state, settings)[1], 1), 3)
-    buffer = _started(start_key, state, examples, settings, num_classes)
-    places = jax.random.permutation(pick_key, settings.buffer_size)[: settings.finish_chains]
-    labels = places % (num_classes + 1)
-    starts = _restarted(start_key, buffer.images[places], labels, examples, state, network, settings, num_classes)
-    ends = _run(chain_key, starts, labels, state, network, settings, settings.langevin_steps)
-    broken = guards.not_finite(ends)
-    fresh = partial(_pictures_of, jax.random.fold_in(start_key, 1000), labels, examples, num_classes)
-    fake = guards.replaced(ends, broken, fresh)
-    empty = guards.saturated(fake)
-    kept = guards.replaced(fake, empty, fresh)
+    buffer = _started(start_key, state, examples, settings, num_classes, mesh)
 
-    def energies(params, images, labels):
-        return energy.energy_function(network, params, state.batch_stats, *_named(labels, settings))(images)
+    def picked(key):
+        places = jax.random.permutation(key, settings.buffer_size)[: settings.finish_chains]
+        return places, places % (num_classes + 1)
+
+    places, labels = parallel.on_every_device(picked, pick_key, mesh=mesh)
+    rounded = settings.replay == "rounded"
+    starts = replay.take(buffer, (places,), rounded, mesh)
+    run = partial(_run, state=state, network=network, settings=settings)
+    arrive = partial(run, num_steps=settings.finish_arrival, spread=partial(parallel.by_shares_of_any, mesh=mesh))
+    starts = _restarted(start_key, starts, labels, examples, arrive, settings, num_classes, mesh)
+    spread = partial(parallel.by_shares, mesh=mesh)
+    ends = run(chain_key, starts, labels, num_steps=settings.langevin_steps, spread=spread)
+
+    def checked(examples, keys, labels, ends):
+        return guards.mended(ends, partial(_pictures_for, keys, labels, examples, num_classes))
+
+    keys = contrastive.fresh_keys(start_key, settings.finish_chains)
+    fake, kept, bad = parallel.by_shares(checked, examples, keys, labels, ends, mesh=mesh)
+
+    def energies(variables, images, labels):
+        return energy.energy_function(network, *variables, *_named(labels, settings))(images)
+
+    def known(images, labels):
+        variables = state.params, state.batch_stats
+        return parallel.gathered(parallel.by_shares(energies, variables, images, labels, mesh=mesh), mesh)
 
     # The term is no sum over images, but its slope in each energy is known before the gradient is taken.
     def term(real_energies, fake_energies):
@@ -156,17 +192,26 @@ def _finish_gradient(
         )
         return loss, means
 
-    known = energies(state.params, real.images, real.labels), energies(state.params, fake, labels)
-    (loss, means), slopes = jax.value_and_grad(term, (0, 1), has_aux=True)(*known)
-    batch = (jnp.concatenate([real.images, fake]), jnp.concatenate([real.labels, labels]), jnp.concatenate(slopes))
+    (loss, means), slopes = jax.value_and_grad(term, (0, 1), has_aux=True)(
+        known(real.images, real.labels), known(fake, labels)
+    )
 
-    def weighted_sum(params, batch):
+    def joined(_, real, fake):
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, fake)
+
+    # Each device joins what it has of both; their order is another on every mesh, but the gradient is a sum.
+    of_real, of_fake = (real.images, real.labels, slopes[0]), (fake, labels, slopes[1])
+    batch = parallel.by_shares(joined, None, of_real, of_fake, mesh=mesh)
+
+    def weighted_sum(batch_stats, params, batch):
         images, labels, slopes = batch
-        return settings.finish_weight * jnp.vdot(slopes, energies(params, images, labels)), ()
+        return settings.finish_weight * jnp.vdot(slopes, energies((params, batch_stats), images, labels)), ()
 
-    grads, _ = gradient_of_sum(weighted_sum, state.params, batch)
-    report = guards.travelled(starts, fake), jnp.sum(broken | empty).astype(jnp.float32)
-    return grads, (loss, *means), buffer._replace(images=buffer.images.at[places].set(kept)), report
+    weighted = Partial(weighted_sum, state.batch_stats)
+    grads, _ = gradient_of_sum(weighted, state.params, batch, contrastive.gradient_means(settings, mesh))
+    images = replay.put(buffer, places, kept, rounded, mesh)
+    report = guards.travelled(starts, fake), jnp.sum(bad.astype(jnp.float32))
+    return grads, (loss, *means), state.buffer._replace(images=images), report
 
 
 def _run(
@@ -177,37 +222,52 @@ def _run(
     network: nn.Module,
     settings: TrainSettings,
     num_steps: int,
+    spread: Callable[..., jax.Array],
 ) -> jax.Array:
-    """The ends of chains from `starts` [B, H, W, 1], each of its class."""
-
-    def energy_fn(images, labels):
-        return energy.energy_function(network, state.params, state.batch_stats, *_named(labels, settings))(images)
+    """The ends of chains from `starts` [B, H, W, 1], each of its class, `spread` over the devices."""
 
     chains = contrastive.chain_settings(settings)._replace(num_steps=num_steps)
-    return jax.lax.stop_gradient(langevin.sample(key, starts, energy_fn, chains, labels))
+
+    def share(variables, keys, starts, labels):
+        def energy_fn(images, labels):
+            return energy.energy_function(network, *variables, *_named(labels, settings))(images)
+
+        return langevin.run_chains(keys, starts, energy_fn, chains, labels, settings.microbatch)
+
+    keys = jax.random.split(key, len(starts))
+    return jax.lax.stop_gradient(spread(share, (state.params, state.batch_stats), keys, starts, labels))
 
 
-def _pictures_of(key: jax.Array, labels: jax.Array, examples: Examples, num_classes: int) -> jax.Array:
+def _pictures_for(keys: jax.Array, labels: jax.Array, examples: Examples, num_classes: int) -> jax.Array:
     """Real pictures [B, H, W, 1] drawn at random, each of the class in `labels` [B]; any for "no class"."""
 
     def pick(key, label):
         fits = (examples.labels == label) | (label == num_classes)
         return jax.random.categorical(key, jnp.where(fits, 0.0, -jnp.inf))
 
-    index = jax.vmap(pick)(jax.random.split(key, len(labels)), labels)
-    return data.to_unit(examples.images[index])
+    return data.to_unit(examples.images[jax.vmap(pick)(keys, labels)])
 
 
 def _started(
-    key: jax.Array, state: TrainState, examples: Examples, settings: TrainSettings, num_classes: int
-) -> replay.ReplayBuffer:
-    """The buffer, filled with real pictures before the first update of the finish."""
+    key: jax.Array,
+    state: TrainState,
+    examples: Examples,
+    settings: TrainSettings,
+    num_classes: int,
+    mesh: Mesh | None,
+) -> jax.Array:
+    """The buffer's images, real pictures before the first update of the finish."""
 
-    def fill(buffer):
+    def fill(images):
         labels = jnp.arange(settings.buffer_size) % (num_classes + 1)
-        return buffer._replace(images=_pictures_of(key, labels, examples, num_classes))
+        keys = jax.random.split(key, settings.buffer_size)
 
-    return jax.lax.cond(state.step == settings.finish_after, fill, lambda buffer: buffer, state.buffer)
+        def share(examples, keys, labels):
+            return _pictures_for(keys, labels, examples, num_classes)
+
+        return parallel.by_shares(share, examples, keys, labels, mesh=mesh)
+
+    return jax.lax.cond(state.step == settings.finish_after, fill, lambda images: images, state.buffer.images)
 
 
 def _restarted(
@@ -215,10 +275,10 @@ def _restarted(
     starts: jax.Array,
     labels: jax.Array,
     examples: Examples,
-    state: TrainState,
-    network: nn.Module,
+    arrive: Callable[..., jax.Array],
     settings: TrainSettings,
     num_classes: int,
+    mesh: Mesh | None,
 ) -> jax.Array:
     """`starts` with the first `restart` of them begun afresh: half at real pictures, half at the end of a chain from
     noise. Places are drawn at random, so the first are any.
@@ -226,7 +286,17 @@ def _restarted(
     count = round(settings.restart * settings.finish_chains)
     from_noise = count // 2
     noise_key, chain_key, pick_key = jax.random.split(key, 3)
+
+    def chosen(pick_key, labels, examples):
+        keys = jax.random.split(pick_key, count - from_noise)
+        return _pictures_for(keys, labels[from_noise:count], examples, num_classes)
+
+    def from_start(arrived, pictures):
+        return jnp.pad(jnp.concatenate([arrived, pictures]), ((0, len(starts) - count), (0, 0), (0, 0), (0, 0)))
+
     noise = langevin.uniform_images(noise_key, (from_noise, *starts.shape[1:]))
-    arrived = _run(chain_key, noise, labels[:from_noise], state, network, settings, settings.finish_arrival)
-    pictures = _pictures_of(pick_key, labels[from_noise:count], examples, num_classes)
-    return jnp.concatenate([arrived, pictures, starts[count:]])
+    arrived = arrive(chain_key, parallel.constrain(noise, parallel.whole(mesh)), labels[:from_noise])
+    pictures = parallel.on_every_device(chosen, pick_key, labels, examples, mesh=mesh)
+    fresh = parallel.on_every_device(from_start, arrived, pictures, mesh=mesh)
+    afresh = jnp.arange(len(starts)) < count
+    return parallel.constrain(jnp.where(afresh[:, None, None, None], fresh, starts), parallel.cut(mesh))

@@ -1,24 +1,25 @@
 """A training from start to end in a work directory: continue, update, log, save, draw."""
 
+import os
 import signal
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
-from bridge_ebm import checkpoint, data, divergence, events, lock
+from bridge_ebm import checkpoint, data, divergence, events, lock, parallel, processes
 from bridge_ebm.divergence import Diverged, Rollback
 from bridge_ebm.errors import InputError
 from bridge_ebm.saving import Saver
 from bridge_ebm.settings import TrainSettings
-from bridge_ebm.state import Metrics, TrainState, TrainStep, init_state
+from bridge_ebm.state import Metrics, TrainState, TrainStep, abstract_state, init_state
 from bridge_ebm.train import make_train_step, updates_per_epoch
 from bridge_ebm.workdir import MetricsLog, check_run, open_run, read_metrics, write_atomically
 
@@ -30,6 +31,7 @@ class _Plan(NamedTuple):
 
     settings: TrainSettings
     num_classes: int
+    mesh: Mesh | None
     train_step: TrainStep
     examples: data.Examples
     workdir: Path
@@ -46,6 +48,7 @@ def run_training(
     max_updates: int | None = None,
     log_every: int = 1,
     on_epoch: EpochHook = lambda state: None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> TrainState:
     """Train on the pictures of `dataset` (halves of them where `settings.mirror` says so) until `settings.epochs` are
     done (or `max_updates`), continuing what `workdir` holds.
@@ -55,23 +58,32 @@ def run_training(
     the update, save, and return. A training that diverges goes back and on more gently (`divergence`). Returns the last
     state.
 
+    It runs on `devices` (None: all there are, of all processes). Each process calls this alike; the first keeps the
+    log, all write the checkpoints, to one `workdir`, and what is saved does not depend on the number of devices.
+
     Raises an `InputError` for a work directory of another run, one where another process trains, a disk that takes no
     more, and a divergence that does not mend. The checkpoint before is kept in every case.
     """
+    mesh = parallel.data_mesh(settings.shared, devices)
     per_epoch = updates_per_epoch(settings, len(dataset.images))
     total = settings.epochs * per_epoch if max_updates is None else min(max_updates, settings.epochs * per_epoch)
-    check_run(workdir, settings, zlib.crc32(dataset.images.tobytes()))
+    first = processes.is_first()
+    if first:
+        check_run(workdir, settings, zlib.crc32(dataset.images.tobytes()))
     with ExitStack() as claimed, _writing_explained(workdir):
-        if jax.process_index() == 0:
+        if first:
             claimed.enter_context(lock.held(workdir))
-        open_run(workdir, settings, dataset)
-        checkpoint.clear_debris(workdir)
+            open_run(workdir, settings, dataset)
+            checkpoint.clear_debris(workdir)
+        processes.wait_for_all("the work directory is open")
         num_classes = len(dataset.subtypes)
-        state = _continued(settings, workdir, num_classes)
+        state = _continued(settings, workdir, num_classes, mesh)
         if int(state.step) >= total:
             return state
-        train_step, examples = make_train_step(settings, num_classes), data.examples(dataset)
-        plan = _Plan(settings, num_classes, train_step, examples, workdir, per_epoch, total, log_every, on_epoch)
+        train_step, examples = make_train_step(settings, num_classes, mesh), data.examples(dataset, mesh)
+        if processes.several():
+            train_step = _begun_together(train_step)
+        plan = _Plan(settings, num_classes, mesh, train_step, examples, workdir, per_epoch, total, log_every, on_epoch)
         stopped = claimed.enter_context(_stop_signal())
         while True:
             try:
@@ -81,31 +93,47 @@ def run_training(
             state = _rolled_back(plan, trouble)
 
 
-def _train(plan: _Plan, state: TrainState, stopped: Callable[[], bool]) -> TrainState:
+def _begun_together(train_step: TrainStep) -> TrainStep:
+    """The update, compiled by all processes before any of them begins the first."""
+    compiled: dict[int, TrainStep] = {}
+
+    def step(*arguments: Any) -> tuple[TrainState, Metrics]:
+        if len(arguments) not in compiled:
+            compiled[len(arguments)] = cast(Any, train_step).lower(*arguments).compile()
+            processes.wait_for_all("the update is compiled")
+        return compiled[len(arguments)](*arguments)
+
+    return step
+
+
+def _train(plan: _Plan, state: TrainState, stopped: Callable[[int], bool]) -> TrainState:
     """Update after update from `state` on; raises `Diverged` if it has."""
     start, settings, workdir = int(state.step), plan.settings, plan.workdir
     rollbacks = divergence.read_rollbacks(workdir)
+    first = processes.is_first()
     with (
-        MetricsLog(workdir, start) as log,
+        MetricsLog(workdir, start) if first else nullcontext() as log,
         Saver(workdir, settings) as saver,
-        tqdm(total=plan.total, initial=start, unit="update", dynamic_ncols=True) as bar,
+        tqdm(total=plan.total, initial=start, unit="update", dynamic_ncols=True, disable=not first) as bar,
     ):
+        processes.wait_for_all("the log is open")  # what lies in it decides for all
         report = _Reporter(plan, log, bar, rollbacks, read_metrics(workdir))
         for step in range(start + 1, plan.total + 1):
             easing = divergence.easing(rollbacks, step)
-            gentler = () if easing == 1.0 else (jnp.float32(easing),)
+            gentler = () if easing == 1.0 else (np.float32(easing),)
             state, metrics = plan.train_step(state, plan.examples, *gentler)
             # The report of an update is read while the next one runs, so that the device never waits for the log.
             report.update(step, metrics)
-            due, stop = step % (settings.save_every or plan.per_epoch) == 0 or step == plan.total, stopped()
+            due, stop = step % (settings.save_every or plan.per_epoch) == 0 or step == plan.total, stopped(step)
             if due or stop:
                 report.flush()
                 if due:
                     plan.on_epoch(state)
                 saver.save(step, state_parts(state))
+                processes.wait_for_all("saved")
                 report.restart()
             if stop:
-                events.record(workdir, step, "stopped", "a signal asked the training to stop; it has saved")
+                _record(workdir, step, "stopped", "a signal asked the training to stop; it has saved")
                 break
     return state
 
@@ -114,19 +142,31 @@ def _rolled_back(plan: _Plan, trouble: Diverged) -> TrainState:
     """The state from which a training that diverged goes on; raises an `InputError` if it has gone back too often."""
     workdir = plan.workdir
     rollbacks = divergence.read_rollbacks(workdir)
+    processes.wait_for_all("all have noticed")
     if len(rollbacks) >= divergence.MAX_ROLLBACKS:
-        events.record(workdir, trouble.step, "gave up", trouble.reason)
+        _record(workdir, trouble.step, "gave up", trouble.reason)
         raise InputError(divergence.explanation(trouble.step, trouble.reason, rollbacks))
     saved = sorted(checkpoint.steps(workdir))
-    if len(saved) > 1 and rollbacks and rollbacks[-1].to == saved[-1]:
+    again = len(saved) > 1 and rollbacks and rollbacks[-1].to == saved[-1]
+    processes.wait_for_all("all know the checkpoints")
+    if again and processes.is_first():
         checkpoint.set_aside_after(workdir, saved[-2], "diverged")
-    state = _continued(plan.settings, workdir, plan.num_classes)
+    processes.wait_for_all("the checkpoints are as they were")
+    state = _continued(plan.settings, workdir, plan.num_classes, plan.mesh)
     # The checkpoints first: a kill between the two repeats the divergence, and ends here again.
     rollbacks = divergence.after(rollbacks, Rollback(trouble.step, int(state.step), trouble.reason))
-    write_atomically(workdir / divergence.ROLLBACKS_FILE, divergence.rollbacks_text(rollbacks))
+    if processes.is_first():
+        write_atomically(workdir / divergence.ROLLBACKS_FILE, divergence.rollbacks_text(rollbacks))
     text = f"{trouble.reason}; back to update {int(state.step)}, learning rate x 1/{2 ** len(rollbacks)}"
-    events.record(workdir, trouble.step, "rollback", text)
+    _record(workdir, trouble.step, "rollback", text)
+    processes.wait_for_all("the rollback is noted")
     return state
+
+
+def _record(workdir: Path, step: int, kind: str, text: str) -> None:
+    """Note an event, once however many processes train."""
+    if processes.is_first():
+        events.record(workdir, step, kind, text)
 
 
 def state_parts(state: TrainState) -> dict[str, Any]:
@@ -137,31 +177,37 @@ def state_parts(state: TrainState) -> dict[str, Any]:
     return {"model": {"params": state.model_params, "batch_stats": state.batch_stats}, "training": training}
 
 
-def continue_state(settings: TrainSettings, workdir: Path, num_classes: int = 0) -> TrainState:
+def continue_state(
+    settings: TrainSettings, workdir: Path, num_classes: int = 0, mesh: Mesh | None = None
+) -> TrainState:
     """The state of the newest whole checkpoint of `workdir`, or a fresh one. Writes nothing."""
-    target = state_parts(jax.eval_shape(lambda: init_state(settings, num_classes)))
+    target = state_parts(abstract_state(settings, num_classes, mesh))
     found = checkpoint.restore_newest(workdir, target)
     if found is None:
-        return init_state(settings, num_classes)
+        return init_state(settings, num_classes, mesh)
     model, training = found[1]["model"], found[1]["training"]
     if "params" in training:
         return TrainState(**training, average=model["params"], batch_stats=model["batch_stats"])
     return TrainState(**training, **model, average=())
 
 
-def _continued(settings: TrainSettings, workdir: Path, num_classes: int) -> TrainState:
+def _continued(settings: TrainSettings, workdir: Path, num_classes: int, mesh: Mesh | None) -> TrainState:
     """As `continue_state`, with the damaged checkpoints set aside, so that the training can write them again."""
-    state = continue_state(settings, workdir, num_classes)
-    damaged = checkpoint.set_aside_after(workdir, int(state.step))
-    for step in damaged:
+    state = continue_state(settings, workdir, num_classes, mesh)
+    processes.wait_for_all("all have read the checkpoint")
+    for step in checkpoint.set_aside_after(workdir, int(state.step)) if processes.is_first() else []:
         events.record(workdir, step, "damaged", f"checkpoint {step} is damaged; going on from {int(state.step)}")
     return state
 
 
 class _Reporter:
-    """Logs each update one update late, keeps the progress bar, and watches for divergence."""
+    """Logs each update one update late (of several processes the first does), keeps the progress bar, and watches for
+    divergence.
+    """
 
-    def __init__(self, plan: _Plan, log: MetricsLog, bar: Any, rollbacks: list[Rollback], rows: list[dict[str, Any]]):
+    def __init__(
+        self, plan: _Plan, log: MetricsLog | None, bar: Any, rollbacks: list[Rollback], rows: list[dict[str, Any]]
+    ):
         self._plan, self._log, self._bar, self._rollbacks = plan, log, bar, rollbacks
         self._skips = [row["step"] for row in rows if row.get("skipped")]
         self._told: set[str] = set()
@@ -172,7 +218,8 @@ class _Reporter:
         """Leave the time since the last report out of the speed of the next, and tell of events anew."""
         self._clock = time.perf_counter()
         self._told.clear()
-        self._log.flush()
+        if self._log is not None:
+            self._log.flush()
 
     def update(self, step: int, metrics: Metrics) -> None:
         """Take the metrics of update `step` and report those of the one before."""
@@ -191,7 +238,8 @@ class _Reporter:
         self._clock = now
         row = {"step": step, "epoch": (step - 1) // self._plan.per_epoch + 1, **values, "images_per_second": speed}
         # Updates that were not applied are logged in any case: the rule of `divergence` counts them after a restart.
-        if step % self._plan.log_every == 0 or step % self._plan.per_epoch == 0 or values["skipped"] > 0:
+        logged = step % self._plan.log_every == 0 or step % self._plan.per_epoch == 0 or values["skipped"] > 0
+        if self._log is not None and logged:
             self._log.write(row)
         self._bar.set_postfix_str(
             " ".join(f"{name} {values[name]:.3f}" for name in ("loss", "real", "fake") if np.isfinite(values[name]))
@@ -216,7 +264,7 @@ class _Reporter:
         """Record the first event of a kind since the last save; metrics.jsonl counts the others."""
         if kind not in self._told:
             self._told.add(kind)
-            events.record(self._plan.workdir, step, kind, text)
+            _record(self._plan.workdir, step, kind, text)
 
 
 @contextmanager
@@ -234,8 +282,12 @@ def _writing_explained(workdir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Within the block, the first Ctrl-C or SIGTERM only sets a flag; a second one acts as usual."""
+def _stop_signal() -> Iterator[Callable[[int], bool]]:
+    """Within the block, the first Ctrl-C or SIGTERM only sets a flag; a second one acts as usual.
+
+    Gives a function of the number of the update, to be called after each: whether to stop there. Several processes
+    stop after the same update, whichever of them got the signal.
+    """
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -243,10 +295,15 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
         signal.signal(number, before[number])
 
     before: dict[int, Any] = {}
+    several = processes.several()
     with suppress(ValueError):  # not the main thread: a notebook's worker, say
-        before |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        if several:
+            # JAX has its own handler of SIGTERM, by which the processes agree where to stop.
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        else:
+            before |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(received)
+        yield processes.agreed_to_stop if several else lambda step: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,6 +8,7 @@ from typing import Any
 
 from bridge_ebm.convolution import Precision
 from bridge_ebm.errors import InputError
+from bridge_ebm.replay import Choice
 
 
 def _setting(
@@ -77,6 +78,12 @@ class TrainSettings:
     )
 
     buffer_size: int = _setting(8192, "Most pictures the replay buffer holds (at least one update's chains).", 1)
+    replay: Choice = _setting(  # noqa: RUF009
+        "whole",
+        "What chains continue from: 'whole' is the paper's, any picture of the buffer; 'rounded' the same in 256 grey "
+        "levels, a quarter of the traffic between devices; 'own' what the same chain left, no traffic.",
+        choices=("whole", "rounded", "own"),
+    )
     restart: float = _setting(0.05, "Share of the chains that start afresh.", 0.0, 1.0)
     langevin_steps: int = _setting(360, "Langevin steps of the chains in each update.", 1)
     step_size: float = _setting(10.0, "Langevin step size.", 0.0)
@@ -103,6 +110,16 @@ class TrainSettings:
     finish_arrival: int = _setting(100, "Langevin steps of the finish's fresh chains from noise.", 1)
     finish_learning_rate: float = _setting(2e-4, "Learning rate of Adam in the finish.", 0.0)
 
+    microbatch: int = _setting(
+        0,
+        "Members of the batch whose gradient, and chains, a device computes at a time; bounds the memory "
+        "(0: what fits the cache on a CPU, all at once elsewhere).",
+        0,
+    )
+    remat: bool = _setting(
+        False, "Keep only what convolutions give for the gradient, and compute the rest twice: less memory."
+    )
+
     sample_steps: int = _setting(1000, "Langevin steps of the pictures drawn from noise.", 1)
 
     def __post_init__(self):
@@ -117,6 +134,8 @@ class TrainSettings:
                 "--conditional: only --network=multiscale learns the sub-types, and only with --objective=equilibrium "
                 "or energy_matching"
             )
+        if self.replay == "own" and self.objective != "contrastive":
+            raise InputError("--replay=own: only --objective=contrastive has a chain for every row of the buffer")
         if self.mirror and self.width % 2:
             raise InputError(f"--mirror: --width={self.width} cannot be halved; use an even width")
 
@@ -124,6 +143,16 @@ class TrainSettings:
     def chains(self) -> int:
         """Chains in each update."""
         return self.batch_size if self.objective == "contrastive" else self.finish_chains
+
+    @property
+    def shared(self) -> dict[str, int]:
+        """Numbers of pictures, by flag, that several devices share out equally."""
+        shared = {"batch_size": self.batch_size}
+        if self.objective != "contrastive":
+            shared["buffer_size"] = self.buffer_size
+        if self.objective != "contrastive" and self.finish_after:
+            shared["finish_chains"] = self.finish_chains
+        return shared
 
     @property
     def seen_width(self) -> int:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh
 
-from bridge_ebm import energy, replay
+from bridge_ebm import energy, parallel, replay
 from bridge_ebm.optimizer import make_optimizer
 from bridge_ebm.settings import TrainSettings
 
@@ -58,21 +59,49 @@ def network_of(settings: TrainSettings, num_classes: int = 0) -> nn.Module:
     return energy.make_network(settings, num_classes if settings.conditional else 0)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def init_state(settings: TrainSettings, num_classes: int = 0) -> TrainState:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def init_state(settings: TrainSettings, num_classes: int = 0, mesh: Mesh | None = None) -> TrainState:
     """The state before the first update: initial weights, a buffer of one batch of noise (of a whole buffer where the
     chains are the finish's).
     """
     network_key, buffer_key = jax.random.split(jax.random.key(settings.seed))
     network = network_of(settings, num_classes)
     variables = energy.init_variables(network, network_key, settings.height, settings.seen_width)
-    filled = settings.batch_size if settings.objective == "contrastive" else settings.buffer_size
     shape = (settings.height, settings.seen_width, 1)
-    return TrainState(
+    if settings.objective == "contrastive":
+        buffer = replay.init(buffer_key, settings.buffer_size, settings.batch_size, shape, mesh)
+    else:
+        buffer = replay.init_places(buffer_key, settings.buffer_size, shape, mesh)
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         average=jax.tree.map(jnp.copy, variables["params"]) if settings.ema else (),
         opt_state=make_optimizer(settings).init(variables["params"]),
-        buffer=replay.init(buffer_key, settings.buffer_size, filled, shape),
+        buffer=buffer,
+    )
+    if mesh is None:
+        return state
+    return jax.tree.map(parallel.constrain, state, _placed(state, mesh))
+
+
+def state_shardings(settings: TrainSettings, num_classes: int, mesh: Mesh | None) -> Any:
+    """Where each array of the state lies, a pytree like it (None without a mesh): the buffer is cut, all else whole."""
+    if mesh is None:
+        return None
+    return _placed(jax.eval_shape(lambda: init_state(settings, num_classes)), mesh)
+
+
+def _placed(state: TrainState, mesh: Mesh) -> TrainState:
+    placed = jax.tree.map(lambda _: parallel.whole(mesh), state)
+    return placed._replace(buffer=placed.buffer._replace(images=parallel.cut(mesh)))
+
+
+def abstract_state(settings: TrainSettings, num_classes: int = 0, mesh: Mesh | None = None) -> TrainState:
+    """Shape, type and place of every array of the state, to load a checkpoint into."""
+    shapes = jax.eval_shape(lambda: init_state(settings, num_classes))
+    if mesh is None:
+        return shapes
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, _placed(shapes, mesh)
     )

@@ -6,11 +6,12 @@ stopped.
 """
 
 import jax
+from jax.sharding import Mesh
 
-from bridge_ebm import contrastive, regression
+from bridge_ebm import contrastive, parallel, regression
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings
-from bridge_ebm.state import TrainStep
+from bridge_ebm.state import TrainStep, state_shardings
 
 
 def updates_per_epoch(settings: TrainSettings, num_images: int) -> int:
@@ -23,14 +24,15 @@ def updates_per_epoch(settings: TrainSettings, num_images: int) -> int:
     return num_images // settings.batch_size
 
 
-def make_train_step(settings: TrainSettings, num_classes: int = 0) -> TrainStep:
-    """The compiled update of the settings' objective, for data of `num_classes` sub-types.
+def make_train_step(settings: TrainSettings, num_classes: int = 0, mesh: Mesh | None = None) -> TrainStep:
+    """The compiled update of the settings' objective, for data of `num_classes` sub-types, on the devices of `mesh`.
 
     The returned function takes (state, examples), and an `easing` after a divergence, and returns (state, Metrics). It
     donates the state: the buffer is updated in place, and the state passed in must not be used again.
     """
     if settings.objective == "contrastive":
-        step = contrastive.make_step(settings)
+        step = contrastive.make_step(settings, mesh)
     else:
-        step = regression.make_step(settings, num_classes)
-    return jax.jit(step, donate_argnums=0)
+        step = regression.make_step(settings, num_classes, mesh)
+    where = None if mesh is None else (state_shardings(settings, num_classes, mesh), parallel.whole(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=where)

@@ -30,8 +30,9 @@ from bridge_ebm.tensorboard import EventFile
 METRICS_FILE = "metrics.jsonl"
 FLAG_FILE = "run.cfg"
 
-# A longer or shorter training, saves at other times and other sample pictures are still the same run.
-MAY_CHANGE = ("epochs", "save_every", "sample_steps")
+# A longer or shorter training, saves at other times, other sample pictures and another use of memory are still the same
+# run.
+MAY_CHANGE = ("epochs", "save_every", "sample_steps", "microbatch", "remat")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -86,7 +87,8 @@ def check_run(workdir: Path, settings: TrainSettings, data_crc: int) -> None:
 
 def _comes_first(name: str) -> bool:
     """Whether a file of this name may lie in a work directory before its settings do."""
-    return name in (LOCK_FILE, FLAG_FILE, f"{FLAG_FILE}.partial", f"{SETTINGS_FILE}.partial", ".write_test")
+    first = (LOCK_FILE, FLAG_FILE, f"{FLAG_FILE}.partial", f"{SETTINGS_FILE}.partial")
+    return name in first or name.startswith(".write_test")
 
 
 def model_settings(settings: TrainSettings, subtypes: tuple[str, ...]) -> ModelSettings:

@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 
+from bridge_ebm import processes
 from bridge_ebm.errors import InputError
 from bridge_ebm.models import Model, list_models
 from bridge_ebm.settings import TrainSettings
@@ -22,7 +23,7 @@ from bridge_ebm.settings import TrainSettings
 
 def run(main: Callable[[], None]) -> None:
     """Parse the flags and run `main()`; an `InputError`, and what the file system refuses, becomes one line on stderr
-    and exit status 1.
+    and exit status 1. So does the end of another process that runs the same.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -34,10 +35,15 @@ def run(main: Callable[[], None]) -> None:
             enable_compilation_cache()
             main()
         except InputError as error:
-            sys.exit(f"{Path(argv[0]).name}: error: {error}")
+            stop(f"{Path(argv[0]).name}: error: {error}")
         except OSError as error:
             place = f"{error.filename}: " if error.filename is not None else ""
-            sys.exit(f"{Path(argv[0]).name}: error: {place}{error.strerror or error}; check the name, rights and space")
+            stop(f"{Path(argv[0]).name}: error: {place}{error.strerror or error}; check the name, rights and space")
+        except Exception as error:
+            line = processes.lost(error)
+            if line is None:
+                raise
+            stop(f"{Path(argv[0]).name}: error: {line}")
 
     app.run(guarded, flags_parser=parsed)
 
@@ -60,14 +66,45 @@ def _flag_files(argv: list[str]) -> list[str]:
     return files + [path for flag, path in zip(argv, argv[1:], strict=False) if flag in ("-flagfile", "--flagfile")]
 
 
+def stop(line: str) -> None:
+    """End with one line on stderr and exit status 1, at once where others run too: they must not wait for this one."""
+    if not processes.joined():
+        sys.exit(line)
+    print(line, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def define_process_flags() -> None:
+    """Define the flags of a command that several processes run together."""
+    text = "HOST:PORT of process 0, where several processes run this together (Slurm, TPU pods: by itself)."
+    flags.DEFINE_string("coordinator", None, text, module_name=sys.argv[0])
+    text = "How many processes run this together."
+    flags.DEFINE_integer("num_processes", None, text, lower_bound=1, module_name=sys.argv[0])
+    text = "Which of them this is, from 0."
+    flags.DEFINE_integer("process_id", None, text, lower_bound=0, module_name=sys.argv[0])
+
+
+def join_processes() -> None:
+    """Join the other processes that run this command; the first of them writes the files and says what it does."""
+    values = flags.FLAGS
+    processes.join(values.coordinator, values.num_processes, values.process_id)
+
+
+def say(*lines: object) -> None:
+    """Print lines, once however many processes run."""
+    if processes.is_first():
+        print(*lines, sep="\n", flush=True)
+
+
 def output_folder(path: str, flag: str = "--out") -> Path:
     """Create the folder that a command writes to, or raise an `InputError` that names the flag."""
     try:
         folder = Path(path).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write_test"
+        probe = folder / f".write_test_{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except (OSError, ValueError, RuntimeError) as error:  # the last two: a zero byte, a home that is not
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{flag}={path}: cannot write there ({reason}); name a folder you can write to") from None

@@ -29,7 +29,7 @@ from absl import flags
 from tqdm.auto import tqdm
 
 import bridge_ebm
-from bridge_ebm import data, discovery, generate, metrics, mirror, plans, settings
+from bridge_ebm import data, discovery, generate, metrics, mirror, plans, processes, replay, settings
 from bridge_ebm.errors import InputError
 from bridge_ebm.models import SETTINGS_FILE
 from bridge_ebm.runs import continue_state
@@ -44,11 +44,13 @@ MAIN_SPAN = flags.DEFINE_string("main_span", "", "Sub-type of the main span, abo
 SIDE_SPANS = flags.DEFINE_list("side_spans", [], "Sub-type of the side spans, or two: one side's and the other's.")
 SYMMETRIC = flags.DEFINE_bool("symmetric", False, "Only designs whose two sides are alike.")
 KEEP = flags.DEFINE_string("keep", None, "A picture of the model's size: what is drawn in it stays in every design.")
+cli.define_process_flags()
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "Temperature of the chains (0: the model's own noise).", 0.0)
 
 
 def main() -> None:
     """Make, judge, rank and show."""
+    cli.join_processes()
     model = bridge_ebm.load_model(cli.model_or_default(MODEL.value))
     request = read_request(model)
     held = None if KEEP.value is None else discovery.read_held(Path(KEEP.value).expanduser(), model.height, model.width)
@@ -56,22 +58,24 @@ def main() -> None:
     if request.temperature:
         studio = studio._replace(settings=heated(studio.settings, request.temperature))
     out = cli.output_folder(OUT.value)
-    discovery.claim(out, model, request, held)
+    if processes.is_first():
+        discovery.claim(out, model, request, held)
+    processes.wait_for_all("the folder is claimed")
     records = make(out, studio, request)
-    counts = discovery.write_results(out, records)
-    print(table(counts))
-    print("\n".join(f"  {out / name}" for name in ("gallery.html", discovery.DESIGNS, discovery.SUMMARY)))
+    if processes.is_first():
+        print(table(discovery.write_results(out, records)))
+        print("\n".join(f"  {out / name}" for name in ("gallery.html", discovery.DESIGNS, discovery.SUMMARY)))
 
 
 def make(out: Path, studio: generate.Studio, request: discovery.Request) -> list[discovery.Record]:
-    """All candidates, under a progress bar."""
+    """All candidates, under a progress bar (where several processes make them, that of the first one's)."""
     records: list[discovery.Record] = []
-    with tqdm(total=NUM.value, unit="candidate", dynamic_ncols=True) as bar:
+    with tqdm(total=NUM.value, unit="candidate", dynamic_ncols=True, disable=not processes.is_first()) as bar:
         for group in discovery.discover(out, studio, request, NUM.value, training_set(studio)):
             records += group
             bar.set_postfix_str(f"{sum(map(discovery.is_design, records))} novel, sharp and A", refresh=False)
             bar.update(len(group))
-    return records
+    return discovery.read_lines(out / discovery.CANDIDATES) if processes.several() else records
 
 
 def read_request(model: bridge_ebm.Model) -> discovery.Request:
@@ -117,7 +121,7 @@ def read_buffer(model: bridge_ebm.Model, request: discovery.Request) -> np.ndarr
     if trained is None:
         raise InputError(f"--ways=restart: needs a training's work directory as --model, not {MODEL.value}")
     buffer = continue_state(trained, Path(MODEL.value or "").expanduser(), len(model.settings.subtypes)).buffer
-    images = buffer.images[(buffer.front + jnp.arange(int(buffer.size))) % len(buffer.images)]
+    images = replay.newest(buffer, jnp.arange(int(buffer.size)))
     return np.asarray(images if KEEP.value is None or not model.settings.mirror else mirror.unfold(images))
 
 

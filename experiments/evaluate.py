@@ -27,7 +27,7 @@ from absl import flags
 from PIL import Image
 
 import bridge_ebm
-from bridge_ebm import chain_report, data, evaluation, models, pictures, raster
+from bridge_ebm import chain_report, data, evaluation, models, pictures, processes, raster
 from bridge_ebm.errors import InputError
 from bridge_ebm.plotting import save_png, sheet
 from bridge_ebm.settings import TrainSettings, from_dict
@@ -44,6 +44,8 @@ HOLD_STEPS = flags.DEFINE_integer(
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the starts and of the noise.", lower_bound=0)
 
+cli.define_process_flags()
+
 SHEET = (64, 8)  # pictures, of which in a row
 OF_A_MODEL = ("num", "subtype", "num_steps", "hold_steps", "seed")
 
@@ -51,7 +53,10 @@ OF_A_MODEL = ("num", "subtype", "num_steps", "hold_steps", "seed")
 def main() -> None:
     """Get the pictures, measure them, write and print the report."""
     check_flags()
+    cli.join_processes()
     record = of_folder(IMAGES.value) if IMAGES.value is not None else of_model(cli.model_or_default(MODEL.value))
+    if not processes.is_first():
+        return
     out = Path(OUT.value).expanduser()
     write_atomically(out / "evaluation.json", json.dumps(finite(record), indent=1) + "\n")
     print(table(record))
@@ -159,12 +164,14 @@ def reported(images: np.ndarray, asked: list[str | None], real: evaluation.Real,
 
 def write_samples(out: Path, images: np.ndarray) -> list[str]:
     """Write samples/0000.png ... and the sheet; pictures of an earlier run are removed. Returns the names."""
+    names = [f"samples/{index:04d}.png" for index in range(len(images))]
+    if not processes.is_first():
+        return names
     folder = out / "samples"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.png"):
         if old.stem.isdecimal():
             old.unlink()
-    names = [f"samples/{index:04d}.png" for index in range(len(images))]
     pictures.write_pictures(out, zip(names, images, strict=True), len(names))
     count, columns = SHEET
     save_png(out / "sheet.png", sheet(data.to_unit(images[:count]), min(columns, len(images))))

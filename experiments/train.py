@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from bridge_ebm import data, mirror, replay
+from bridge_ebm import data, mirror, parallel, processes, replay
 from bridge_ebm.models import Model
 from bridge_ebm.plotting import plot_curves, save_png, sheet
 from bridge_ebm.runs import run_training
@@ -33,6 +33,7 @@ PICTURES = 10
 PICTURES_OF_A_CLASS = 4
 
 cli.define_train_settings()
+cli.define_process_flags()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, pictures.", required=True)
 MAX_UPDATES = flags.DEFINE_integer(
     "max_updates", None, "Stop after this many updates in all (default: all epochs).", lower_bound=1
@@ -45,6 +46,7 @@ LOG_EVERY = flags.DEFINE_integer(
 def main() -> None:
     """Load the data, train, and say where the pictures are."""
     settings = cli.read_train_settings()
+    cli.join_processes()
     dataset = load_data(settings)
     workdir = cli.output_folder(WORKDIR.value, "--workdir")
     drawn: list[Path] = []
@@ -53,19 +55,16 @@ def main() -> None:
         drawn[:] = write_pictures(state, settings, dataset.subtypes, workdir)
 
     what = "halves of pictures" if settings.mirror else "pictures"
-    print(
-        f"{len(dataset.images)} {what} of {len(dataset.subtypes)} sub-types, {settings.height} x {settings.width}",
-        flush=True,
-    )
+    cli.say(f"{len(dataset.images)} {what} of {len(dataset.subtypes)} sub-types, {settings.height} x {settings.width}")
     state = run_training(settings, dataset, workdir, MAX_UPDATES.value, LOG_EVERY.value, draw_pictures)
     total = settings.epochs * updates_per_epoch(settings, len(dataset.images))
     if not drawn and int(state.step) >= min(total, MAX_UPDATES.value or total):
-        print(
+        cli.say(
             f"This run is finished: {int(state.step)} updates in {workdir}. Raise --epochs or --max_updates to go on."
         )
     else:
-        print(f"{int(state.step)} updates done; run the same command again to continue.")
-    print("\n".join(f"  {path}" for path in [*drawn, workdir / "curves.png"]))
+        cli.say(f"{int(state.step)} updates done; run the same command again to continue.")
+    cli.say(*(f"  {path}" for path in [*drawn, workdir / "curves.png"]))
 
 
 def load_data(settings: TrainSettings) -> data.Dataset:
@@ -83,19 +82,25 @@ def load_data(settings: TrainSettings) -> data.Dataset:
 def write_pictures(state: TrainState, settings: TrainSettings, subtypes: tuple[str, ...], workdir: Path) -> list[Path]:
     """Draw pictures from noise (of every sub-type that the network knows, or 10) and 10 from the buffer once chains
     fill it, and the curves so far; returns the paths of the sheets.
+
+    Every process draws them, for itself and in the same time; the first writes them.
     """
-    model = Model(state.model_params, state.batch_stats, model_settings(settings, subtypes))
-    key, pick_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed + 1), state.step))
+    params, batch_stats = parallel.local_copy((state.model_params, state.batch_stats))
+    model = Model(params, batch_stats, model_settings(settings, subtypes))
+    key, pick_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed + 1), int(state.step)))
+    from_buffer = {}
+    if settings.objective == "contrastive" or 0 < settings.finish_after < int(state.step):
+        picks = np.asarray(jax.random.randint(pick_key, (PICTURES,), 0, int(state.buffer.size)))
+        chains = parallel.local_copy(replay.newest_on_all(state.buffer, picks))
+        from_buffer["buffer"] = mirror.unfold(chains) if settings.mirror else chains
     classes = [*model.settings.subtypes, None] if model.settings.subtypes else [None]
     each = PICTURES if classes == [None] else PICTURES_OF_A_CLASS
-    sheets = {"noise": jnp.concatenate([model.draw(key, each, subtype) for subtype in classes])}
-    if settings.objective == "contrastive" or 0 < settings.finish_after < int(state.step):
-        picks = jax.random.randint(pick_key, (PICTURES,), 0, state.buffer.size)
-        chains = replay.newest(state.buffer, picks)
-        sheets["buffer"] = mirror.unfold(chains) if settings.mirror else chains
+    sheets = {"noise": jnp.concatenate([model.draw(key, each, subtype) for subtype in classes]), **from_buffer}
     folder = workdir / "samples"
-    folder.mkdir(exist_ok=True)
     paths = [folder / f"step_{int(state.step):06d}_{name}.png" for name in sheets]
+    if not processes.is_first():
+        return paths
+    folder.mkdir(exist_ok=True)
     for path, images in zip(paths, sheets.values(), strict=True):
         save_png(path, sheet(np.asarray(images), columns=2 if len(images) == PICTURES else PICTURES_OF_A_CLASS))
     plot_curves(workdir / "curves.png", read_metrics(workdir))

@@ -11,7 +11,7 @@ from conftest import ROOT
 from PIL import Image
 from stand_in import Settings, StandIn
 
-from bridge_ebm import bridges, data, discovery, generate, metrics, naming, plans, structure
+from bridge_ebm import bridges, data, discovery, generate, metrics, naming, plans, processes, structure
 from bridge_ebm.discovery import Request
 from bridge_ebm.errors import InputError
 from bridge_ebm.generate import Held
@@ -367,10 +367,24 @@ def test_a_killed_run_continues_to_the_same_files(studio, real, tmp_path, monkey
         log.write(json.dumps(records[16]) + '\n{"index": 17, "fi')  # killed while it wrote the second group
     again = [r for group in discovery.discover(tmp_path / "killed", studio, request, num, real) for r in group]
     assert again == records
-    for name in ("whole", "killed"):
+    # Two processes, one after the other, each with every second group.
+    (tmp_path / "divided").mkdir()
+    for number in (1, 0):
+        with monkeypatch.context() as patch:
+            patch.setattr(processes, "several", lambda: True)
+            patch.setattr(processes, "number", lambda number=number: number)
+            patch.setattr(processes, "share", lambda firsts, number=number: firsts[number::2])
+            patch.setattr(processes, "wait_for_all", lambda where: (tmp_path / "divided/designs").mkdir(exist_ok=True))
+            (tmp_path / "divided/frames").mkdir(exist_ok=True)
+            (tmp_path / "divided" / discovery.CANDIDATES).touch()
+            shares = [
+                r for group in discovery.discover(tmp_path / "divided", studio, request, num, real) for r in group
+            ]
+    assert shares == [*records[16:], *records[:16]] and not list(tmp_path.glob("divided/candidates.?.jsonl"))
+    for name in ("whole", "killed", "divided"):
         discovery.write_results(tmp_path / name, records)
     whole = files(tmp_path / "whole")
-    assert whole == files(tmp_path / "killed")
+    assert whole == files(tmp_path / "killed") == files(tmp_path / "divided")
     assert {Path("gallery.html"), Path("designs.jsonl"), Path("summary.json")} <= whole.keys()
     # Fewer asked for than there are: the first ones. More: the last group, which was cut, is made again.
     fewer = [r for group in discovery.discover(tmp_path / "killed", studio, request, 18, real) for r in group]

@@ -80,7 +80,7 @@ def poisoned_before(updates, name, monkeypatch, stop_after=None):
             raise KeyboardInterrupt
         return step(state, examples, *easing)
 
-    monkeypatch.setattr(runs, "make_train_step", lambda settings, classes: train_step)
+    monkeypatch.setattr(runs, "make_train_step", lambda *_: train_step)
 
 
 def test_a_run_that_diverged_goes_back_and_on_more_gently(tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_a_run_that_diverges_again_and_again_stops_with_an_explanation(tmp_path,
     def train_step(state, examples, *easing):
         return step(POISONS["weights a thousand times"](state) if int(state.step) > 6 else state, examples, *easing)
 
-    monkeypatch.setattr(runs, "make_train_step", lambda settings, classes: train_step)
+    monkeypatch.setattr(runs, "make_train_step", lambda *_: train_step)
     settings = tiny.settings(save_every=3)
     with pytest.raises(InputError, match=r"update \d+: the energies diverged .* 3 times back .* --learning_rate"):
         tiny.train(tmp_path, 12, settings)

@@ -90,7 +90,7 @@ def test_a_signal_saves_and_stops_after_the_update(tiny, dataset, tmp_path, monk
         return compiled(state, examples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "make_train_step", lambda settings, num_classes: interrupted)
+        patch.setattr(runs, "make_train_step", lambda *_: interrupted)
         stopped = runs.run_training(tiny, dataset, make(tmp_path / "stopped"))
     assert int(stopped.step) == checkpoint.newest_step(tmp_path / "stopped") == 6
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

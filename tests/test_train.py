@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from bridge_ebm import contrastive, data, energy, train
+from bridge_ebm import contrastive, data, energy, replay, train
 from bridge_ebm.errors import InputError
 from bridge_ebm.optimizer import keras_adam
 from bridge_ebm.state import init_state
@@ -57,7 +57,7 @@ def test_step_donates_the_state_so_that_the_buffer_is_not_copied(tiny, examples)
 
 def test_step_takes_the_loss_of_the_chains_ends_and_inserts_them(tiny, examples):
     state, metrics = train.make_train_step(tiny)(init_state(tiny), examples)
-    fake = state.buffer.images[(state.buffer.front + np.arange(tiny.batch_size)) % tiny.buffer_size]
+    fake = replay.newest(state.buffer, np.arange(tiny.batch_size))
     first = init_state(tiny)
     network = energy.make_network(tiny)
     energies = network.apply({"params": first.params, "batch_stats": first.batch_stats}, fake)

@@ -54,14 +54,14 @@ def make_peer(variables: dict[str, Any], settings: TrainSettings, pictures: np.n
     @partial(jax.jit, donate_argnums=(0, 1, 2))
     def step(params, opt_state, buffer, key, images):
         draw_key, chain_key, pick_key, noise_key = jax.random.split(key, 4)
-        starts = replay.draw(draw_key, buffer, settings.batch_size, settings.restart)
+        starts = replay.draw(draw_key, buffer, settings.restart)
         fake = run_chain(params, chain_key, starts, settings.langevin_steps, settings.noise)
         picked = images[jax.random.randint(pick_key, (settings.batch_size,), 0, len(images))]
         real = picked[..., None].astype(jnp.float32) / 127.5 - 1.0
         real = jnp.clip(real + settings.noise * jax.random.normal(noise_key, real.shape), -1.0, 1.0)
         loss, grads = jax.value_and_grad(loss_fn)(params, real, fake)
         updates, opt_state = optimizer.update(grads, opt_state)
-        return optax.apply_updates(params, updates), opt_state, replay.insert(buffer, fake), loss
+        return optax.apply_updates(params, updates), opt_state, replay.insert(buffer, fake, settings.buffer_size), loss
 
     def make_update():
         params = jax.tree.map(jnp.copy, variables["params"])

@@ -47,7 +47,7 @@ def _one(workdir: Path, poison: Poison, at: int, again: bool, chosen: Any) -> st
         return step(state, *others)
 
     outcome = "recovered"
-    with mock.patch.object(runs, "make_train_step", lambda chosen, classes: poisoned):
+    with mock.patch.object(runs, "make_train_step", lambda *_: poisoned):
         try:
             state = tiny.train(workdir, _UPDATES, chosen)
             if int(state.step) != _UPDATES or not _finite(state):

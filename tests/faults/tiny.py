@@ -13,7 +13,7 @@ from unittest import mock
 import jax
 import numpy as np
 
-from bridge_ebm import data, plotting, runs
+from bridge_ebm import data, plotting, replay, runs
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import TrainState
 from bridge_ebm.train import make_train_step
@@ -50,7 +50,7 @@ def train(workdir: Path, updates: int, chosen: TrainSettings) -> TrainState:
 
     def draw(state: TrainState) -> None:
         (workdir / "samples").mkdir(exist_ok=True)
-        page = plotting.sheet(np.asarray(state.buffer.images[:4]), columns=2)
+        page = plotting.sheet(np.asarray(replay.newest(state.buffer, np.arange(4))), columns=2)
         plotting.save_png(workdir / "samples" / f"step_{int(state.step):06d}.png", page)
 
     return runs.run_training(chosen, dataset(), workdir, updates, on_epoch=draw)
@@ -65,7 +65,7 @@ def compiled() -> Any:
 @contextmanager
 def compiled_once() -> Iterator[None]:
     """Within the block, trainings share one compiled update."""
-    with mock.patch.object(runs, "make_train_step", lambda chosen, classes: compiled()):
+    with mock.patch.object(runs, "make_train_step", lambda *_: compiled()):
         yield
 
 
