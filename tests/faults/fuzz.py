@@ -136,7 +136,7 @@ def _kinds(folder: Path) -> dict[str, Kind]:
             for _ in range(draw.randrange(3)):
                 picture(draw, inner)
             if draw.random() < 0.3:
-                _odd_file(draw, inner / "odd.png")
+                _odd_file(draw, inner / f"odd_{draw.randrange(10**9)}.png")
         if draw.random() < 0.3:
             (place / pictures.LISTING).write_bytes(_mutated(draw, b'{"base": {"a/a.png": 3}}', images))
         return place
