@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from bridge_ebm import checkpoint, divergence, events, lock, replay, saving
@@ -86,13 +87,13 @@ def read_run(workdir: Path) -> Run:
 def _pictures(settings: TrainSettings, workdir: Path, classes: int) -> np.ndarray | None:
     """The newest pictures of the replay buffer, [N, H, W], once chains fill it; None before."""
     try:
-        buffer, step = (lambda state: (state.buffer, int(state.step)))(continue_state(settings, workdir, classes))
+        state = continue_state(settings, workdir, classes)
     except (InputError, OSError):  # a checkpoint that the training has just replaced
         return None
-    if settings.objective != "contrastive" and not 0 < settings.finish_after < step:
+    if settings.objective != "contrastive" and not 0 < settings.finish_after < int(state.step):
         return None
-    count = min(_LOOKED_AT, int(buffer.size))
-    return np.asarray(replay.newest(buffer, np.arange(count)))[..., 0]
+    count = min(_LOOKED_AT, int(state.buffer.size))
+    return np.asarray(replay.newest(state.buffer, jnp.arange(count)))[..., 0]
 
 
 def diagnose(run: Run) -> list[Finding]:
