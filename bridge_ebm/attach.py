@@ -215,7 +215,7 @@ def on_stroke(code: int, end: Array, way: Array, axes: list[Array], deck: Deck) 
     if code == DECK:
         return Held("deck", onto(end, way, deck), False)
     axis = axes[code - UPRIGHT]
-    across = axis[0, 0] - end[0]
+    across = axis[np.abs(axis[:, 1] - end[1]).argmin(), 0] - end[0]
     y = end[1] + (np.clip(across / way[0] * way[1], -14, 14) if abs(way[0]) > 0.05 else 0.0)
     return Held(code - UPRIGHT, axis[np.abs(axis[:, 1] - y).argmin()], False)
 

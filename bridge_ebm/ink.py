@@ -57,13 +57,21 @@ class Deck(NamedTuple):
 
 
 class Upright(NamedTuple):
-    """A pier or, above the deck, a tower: the vertical bar x, half wide `half`, from row `top` to row `bottom`."""
+    """A pier or, above the deck, a tower: a bar half wide `half` from row `top` to row `bottom`, where it is at `x`.
+
+    `slope`: pixels to the right for every pixel down; 0 for all but the legs of leaning towers.
+    """
 
     x: float
     half: float
     top: float
     bottom: float
     tower: bool
+    slope: float = 0.0
+
+    def at(self, y: float) -> float:
+        """X of the axis in row `y`."""
+        return self.x + self.slope * (y - self.bottom)
 
 
 def canvas(image: Array) -> tuple[Array, bool]:
@@ -134,8 +142,11 @@ def trouble(ink: Ink, skeleton: Array) -> str | None:
     return None
 
 
-def find_deck(mask: Array) -> Deck | None:
-    """The longest nearly level line in the middle third of the canvas; None when no row is half covered."""
+def find_deck(mask: Array, whole: Array | None = None) -> Deck | None:
+    """The longest nearly level line in the middle third of the canvas; None when no row is half covered.
+
+    It is read off `mask`; breaks are looked for in `whole`, if given: where many members meet, `mask` has holes.
+    """
     columns = np.arange(WIDTH)
     best, row, tilt = 0, 0, 0
     middle = np.arange(HEIGHT // 3, HEIGHT - HEIGHT // 3)[:, None]
@@ -145,7 +156,7 @@ def find_deck(mask: Array) -> Deck | None:
         counts = flat[rows * WIDTH + columns].sum(1)
         if counts.max() > best or (counts.max() == best and abs(lean) < abs(tilt)):
             best, tilt = int(counts.max()), lean
-            row = HEIGHT // 3 + int(np.median(np.flatnonzero(counts == counts.max())))
+            row = HEIGHT // 3 + _middle_row(counts)
     if best < WIDTH // 3:
         return None
     guess = row + tilt * (columns - 255.5) / 255.5
@@ -164,9 +175,20 @@ def find_deck(mask: Array) -> Deck | None:
     drawn = near[1] >= near[0]
     where = np.flatnonzero(drawn)
     left, right = int(where[0]), int(where[-1])
+    if whole is not None:
+        near = _runs(whole, line)
+        drawn[left:right] |= (near[1] >= near[0])[left:right]
+        where = np.flatnonzero(drawn)
     breaks = np.diff(where) - 1
     gap = int(breaks.max(initial=0))
     return Deck(float(level), float(slope), left, right, half, gap, len(where) / (right - left + 1))
+
+
+def _middle_row(counts: Array) -> int:
+    """The middle of the fullest rows; where two lines are about as full, as in a truss, of the thicker one."""
+    starts, ends = groups(counts >= 0.98 * counts.max())
+    a, b = max(zip(starts, ends, strict=True), key=lambda run: counts[max(run[0] - 2, 0) : run[1] + 2].sum())
+    return int(np.median(a + np.flatnonzero(counts[a:b] == counts[a:b].max())))
 
 
 def _runs(mask: Array, line: Array) -> tuple[Array, Array]:
@@ -197,7 +219,7 @@ def find_uprights(mask: Array, deck: Deck) -> list[Upright]:
     lowest = below.max(initial=0)
     if lowest < DEEP:
         return []
-    starts, ends = _groups(below >= max(0.8 * lowest, DEEP))
+    starts, ends = groups(below >= max(0.8 * lowest, DEEP))
     found = []
     for a, b in zip(starts, ends, strict=True):
         if b - a > 24:
@@ -215,7 +237,7 @@ def find_uprights(mask: Array, deck: Deck) -> list[Upright]:
     return found
 
 
-def _groups(where: Array) -> tuple[list[int], list[int]]:
+def groups(where: Array) -> tuple[list[int], list[int]]:
     """First and one past the last index of every run of true values."""
     change = np.diff(np.concatenate([[0], where.astype(int), [0]]))
     return np.flatnonzero(change == 1).tolist(), np.flatnonzero(change == -1).tolist()

@@ -50,7 +50,11 @@ def find_strokes(mask: Array, skeleton: Array, deck: Deck, uprights: list[Uprigh
     for k, bar in enumerate(uprights):
         margin = bar.half + 1.6
         rows = slice(max(int(bar.top) - (4 if bar.tower else 0), 0), int(bar.bottom) + (2 if bar.tower else 5))
-        owner[rows, max(round(bar.x - margin), 0) : round(bar.x + margin) + 1] = UPRIGHT + k
+        if bar.slope:
+            axis = bar.x + bar.slope * (np.arange(HEIGHT)[rows, None] - bar.bottom)
+            owner[rows][np.abs(np.arange(WIDTH) - axis) <= margin] = UPRIGHT + k
+        else:
+            owner[rows, max(round(bar.x - margin), 0) : round(bar.x + margin) + 1] = UPRIGHT + k
     owner[(off <= 1.6) & skeleton] = DECK
     owner *= skeleton
     rest = skeleton & (owner == NOTHING)
