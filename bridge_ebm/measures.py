@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from bridge_ebm import model as modelling
 from bridge_ebm.frame import Solution
-from bridge_ebm.ink import METRES, Deck, Ink
+from bridge_ebm.ink import METRES, Deck, Ink, grown
 from bridge_ebm.member import ABUTMENT, Member
 from bridge_ebm.model import Model
 
@@ -110,7 +110,7 @@ def least_relief(case: Case) -> tuple[float, float, float]:
 
 def mirror_share(mask: Array) -> float:
     """Share of the ink that mirrors onto ink within a pixel, about the best upright axis near the middle."""
-    wide = ndimage.maximum_filter(mask, 3)
+    wide = grown(mask)
     shares = [0.0]
     for shift in range(-4, 5):
         mirrored = np.roll(mask[:, ::-1], shift, 1)

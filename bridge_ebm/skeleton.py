@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from bridge_ebm.ink import HEIGHT, WIDTH, Deck, Upright
+from bridge_ebm.ink import HEIGHT, WIDTH, Deck, Upright, grown
 
 NOTHING, DECK, UPRIGHT = 0, 1, 2
 _MOST_EDGES = 900  # pieces of line between joints
@@ -44,9 +44,9 @@ class _Edge(NamedTuple):
 
 def find_strokes(mask: Array, skeleton: Array, deck: Deck, uprights: list[Upright]) -> list[Stroke] | None:
     """All lines of the picture but the deck and the uprights, as strokes; None when they are too many for a bridge."""
-    distance = np.asarray(ndimage.distance_transform_edt(mask))
+    distance = _depth(mask, skeleton)
     off = np.abs(np.arange(HEIGHT)[:, None] - deck.row - deck.slope * np.arange(WIDTH)) - deck.half
-    owner = np.zeros(mask.shape, int)
+    owner = np.zeros(mask.shape, np.int16)
     for k, bar in enumerate(uprights):
         margin = bar.half + 1.6
         rows = slice(max(int(bar.top) - (4 if bar.tower else 0), 0), int(bar.bottom) + (2 if bar.tower else 5))
@@ -58,7 +58,7 @@ def find_strokes(mask: Array, skeleton: Array, deck: Deck, uprights: list[Uprigh
     owner[(off <= 1.6) & skeleton] = DECK
     owner *= skeleton
     rest = skeleton & (owner == NOTHING)
-    touching = np.where(rest, ndimage.maximum_filter(owner, 3), NOTHING)
+    touching = np.where(rest, grown(owner), NOTHING)
     pixels, edges = _trace(rest, touching > 0)
     if not edges or len(edges) > _MOST_EDGES:
         return [] if not edges else None
@@ -67,6 +67,16 @@ def find_strokes(mask: Array, skeleton: Array, deck: Deck, uprights: list[Uprigh
     edges = [e for e in edges if not (contact[e.a] and contact[e.b] and _along(e.points, off))]
     edges, place, contact = _contracted(edges, pixels, contact, half)
     return _strokes(edges, place, contact, distance)
+
+
+def _depth(mask: Array, skeleton: Array) -> Array:
+    """How far the pixels of the skeleton lie inside the ink, [H, W], pixels; 0 elsewhere."""
+    nearest = np.zeros((2, *mask.shape), np.int32)
+    ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True, indices=nearest)
+    y, x = np.nonzero(skeleton)
+    depth = np.zeros(mask.shape)
+    depth[y, x] = np.hypot(nearest[0, y, x] - y, nearest[1, y, x] - x)
+    return depth
 
 
 def _along(points: Array, off: Array) -> bool:

@@ -5,6 +5,8 @@ from bridge_ebm.member import Member
 
 _BESIDE = 10.0  # pixels: the other end of a cable or stay lies at least this far from the tower
 _STAYS = 5  # a post with fewer of them may hang from them, as in a roof truss
+_TALL = 0.75  # of the highest point over the deck: a lower post is no tower
+_SPREAD = 30.0  # pixels: legs on both sides of its foot, as of a V pier, hold a tower too
 _OVER = 9.0  # pixels along the deck between a tower's foot and what carries it
 
 
@@ -17,6 +19,7 @@ def place(pixel: float) -> str:
 def useless_towers(members: list[Member]) -> list[str]:
     """Towers that carry nothing, and towers that stand on the bare deck."""
     why = []
+    highest = min((float(m.points[:, 1].min()) for m in members), default=0.0)
     for k, tower in enumerate(members):
         if tower.kind != "tower":
             continue
@@ -24,7 +27,7 @@ def useless_towers(members: list[Member]) -> list[str]:
         stands = _stands(members, k)
         if stands and not _carries(members, k):
             why.append(f"the tower {where} carries nothing")
-        elif not stands and _is_pulled(members, k):
+        elif not stands and _is_pulled(members, k) and _rise(tower, highest) > _TALL:
             why.append(f"the tower {where} stands on the deck with nothing under it")
     return why
 
@@ -44,12 +47,21 @@ def _is_pulled(members: list[Member], k: int) -> bool:
 def _stands(members: list[Member], k: int) -> bool:
     """Whether something that reaches below the deck holds it up where tower `k` stands."""
     foot = members[k].at[1] if members[k].ends[1] == "deck" else members[k].at[0]
-    for m in members:
-        below = float(m.points[:, 1].max()) > foot[1] + _OVER
-        for by, at in zip(m.ends, m.at, strict=True):
-            if below and by == "deck" and abs(at[0] - foot[0]) <= _OVER:
-                return True
-    return False
+    under = [
+        float(at[0] - foot[0])
+        for m in members
+        if float(m.points[:, 1].max()) > foot[1] + _OVER
+        for by, at in zip(m.ends, m.at, strict=True)
+        if by == "deck"
+    ]
+    left, right = [x for x in under if -_SPREAD <= x <= 0], [x for x in under if 0 <= x <= _SPREAD]
+    return min(map(abs, under), default=_SPREAD) <= _OVER or bool(left and right)
+
+
+def _rise(tower: Member, highest: float) -> float:
+    """How high a tower is, as a share of the highest point of the bridge over its foot."""
+    top, foot = float(tower.points[:, 1].min()), float(tower.points[:, 1].max())
+    return (foot - top) / max(foot - highest, 1.0)
 
 
 def pulled_sides(members: list[Member], k: int) -> set[bool]:

@@ -13,12 +13,13 @@ from bridge_ebm.member import Member
 from bridge_ebm.skeleton import NOTHING
 
 _HOLE = 1.7  # times the usual distance between diagonals: more and one is missing
+_APART = 4.0  # pixels: diagonals that cross count once
 _LONGEST_BRACE = 75.0  # pixels
 _LEVEL = 50.0  # degrees off the vertical from which a line may be a chord
 _CHORD = 40.0  # pixels: shorter lines are no chords
 _REACH = 8.0  # pixels between the end of a brace and the axis of its chord
 _FEWEST, _SLANTING, _SLANT = 4, 0.4, 12.0  # braces on a chord; share that slants; by how many degrees
-_UPRIGHT = 0.2  # sideways share of its length: less is a post
+_UPRIGHT = 0.35  # sideways share of its length: less is a post
 
 Array = np.ndarray
 
@@ -34,7 +35,9 @@ def find_trusses(lines: list[Line]) -> dict[int, str]:
         braces = [k for k in side if SHORTEST <= lines[k].chord <= _LONGEST_BRACE and k not in level]
         webs = {c: [k for k in braces if _ends_on(lines[k], lines[c])] for c in level}
         chords = [c for c in level if _is_web([lines[k] for k in webs[c]])]
+        chords += [k for k in side if k not in chords and _goes_on(lines[k], [lines[c] for c in chords])]
         for c in chords:
+            webs.setdefault(c, [k for k in braces if k not in chords and _ends_on(lines[k], lines[c])])
             found |= {k: "brace" for k in webs[c] if _held(lines[k], [lines[o] for o in chords])}
         found |= dict.fromkeys(chords, "chord")
     return found
@@ -47,6 +50,14 @@ def _sags(line: Line) -> bool:
 def _may_be_chord(line: Line) -> bool:
     curved = line.fair and abs(line.bow) > 2 * line.limit
     return line.lean >= _LEVEL and line.chord >= _CHORD and not curved
+
+
+def _goes_on(piece: Line, chords: list[Line]) -> bool:
+    """Whether a short level line carries one of the chords on beyond its end."""
+    tips = [c.stroke.points[e] for c in chords for e in (0, -1)]
+    ends = [piece.stroke.points[e] for e in (0, -1)]
+    near = any(float(np.hypot(*(tip - end))) <= _REACH for tip in tips for end in ends)
+    return near and piece.lean >= _LEVEL + 20 and SHORTEST <= piece.chord < _CHORD
 
 
 def _ends_on(brace: Line, chord: Line) -> bool:
@@ -77,11 +88,10 @@ def missing_webs(members: Sequence[Member]) -> list[tuple[float, float]]:
         web = [m for m in members if m.kind == "brace" and k in m.ends]
         middles = np.sort([m.at[:, 0].mean() for m in web if np.ptp(m.at[:, 0]) > _UPRIGHT * length(m.at)])
         if chord.kind == "chord" and len(middles) > _FEWEST:
+            middles = middles[np.append(True, np.diff(middles) > _APART)]
             steps = np.diff(middles)
-            usual = float(np.median(steps))
-            holes += [
-                (float(middles[i : i + 2].mean()), float(steps[i])) for i in np.flatnonzero(steps > _HOLE * usual)
-            ]
+            wide = np.flatnonzero(steps > _HOLE * np.percentile(steps, 75)) if len(steps) >= _FEWEST else []
+            holes += [(float(middles[i : i + 2].mean()), float(steps[i])) for i in wide]
     return holes
 
 
