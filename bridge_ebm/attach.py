@@ -139,7 +139,7 @@ def _fitted(points: Array) -> tuple[Array, Array, float]:
         weight = trust / (1 + away**2)
         centre = weight @ points / weight.sum()
         off = points - centre
-        (xx, xy), (_, yy) = np.einsum("k,ki,kj->ij", weight, off, off)
+        (xx, xy), (_, yy) = (weight * off.T) @ off
         angle = 0.5 * np.arctan2(2 * xy, xx - yy)
         way = np.array([np.cos(angle), np.sin(angle)])
         away = np.abs(off @ [way[1], -way[0]])

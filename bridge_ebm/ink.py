@@ -153,11 +153,8 @@ def trouble(ink: Ink, skeleton: Array) -> str | None:
     return None
 
 
-def find_deck(mask: Array, whole: Array | None = None) -> Deck | None:
-    """The longest nearly level line in the middle third of the canvas; None when no row is half covered.
-
-    It is read off `mask`; breaks are looked for in `whole`, if given: where many members meet, `mask` has holes.
-    """
+def find_deck(mask: Array) -> Deck | None:
+    """The longest nearly level line in the middle third of the canvas; None when no row is half covered."""
     columns = np.arange(WIDTH)
     best, row, tilt = 0, 0, 0
     upto = np.zeros((HEIGHT, WIDTH + 1), np.int32)
@@ -172,6 +169,8 @@ def find_deck(mask: Array, whole: Array | None = None) -> Deck | None:
     guess = row + tilt * (columns - 255.5) / 255.5
     top, bottom = _runs(mask, guess)
     drawn = bottom >= top
+    if not drawn.any():  # the fullest row is a tie of two lines, and lies between them
+        return None
     thin = drawn & (bottom - top <= np.percentile((bottom - top)[drawn], 30) + 1)
     centre = (top + bottom) / 2
     slope, level = np.polyfit(columns[thin], centre[thin], 1)
@@ -185,10 +184,6 @@ def find_deck(mask: Array, whole: Array | None = None) -> Deck | None:
     drawn = near[1] >= near[0]
     where = np.flatnonzero(drawn)
     left, right = int(where[0]), int(where[-1])
-    if whole is not None:
-        near = _runs(whole, line)
-        drawn[left:right] |= (near[1] >= near[0])[left:right]
-        where = np.flatnonzero(drawn)
     breaks = np.diff(where) - 1
     gap = int(breaks.max(initial=0))
     return Deck(float(level), float(slope), left, right, half, gap, len(where) / (right - left + 1))

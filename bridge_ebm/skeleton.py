@@ -71,11 +71,13 @@ def find_strokes(mask: Array, skeleton: Array, deck: Deck, uprights: list[Uprigh
 
 def _depth(mask: Array, skeleton: Array) -> Array:
     """How far the pixels of the skeleton lie inside the ink, [H, W], pixels; 0 elsewhere."""
-    nearest = np.zeros((2, *mask.shape), np.int32)
-    ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True, indices=nearest)
-    y, x = np.nonzero(skeleton)
+    inked = np.flatnonzero(mask.any(1))
+    rows = slice(max(inked[0] - 1, 0), inked[-1] + 2)  # the ground next to the ink is all that counts
+    nearest = np.zeros((2, *mask[rows].shape), np.int32)
+    ndimage.distance_transform_edt(mask[rows], return_distances=False, return_indices=True, indices=nearest)
+    y, x = np.nonzero(skeleton[rows])
     depth = np.zeros(mask.shape)
-    depth[y, x] = np.hypot(nearest[0, y, x] - y, nearest[1, y, x] - x)
+    depth[rows][y, x] = np.hypot(nearest[0, y, x] - y, nearest[1, y, x] - x)
     return depth
 
 

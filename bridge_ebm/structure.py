@@ -40,6 +40,7 @@ _RELIEF = 0.25  # share of its bending that the structure over or under a longer
 _GAIN = 1.5  # decades by which the supports must stiffen the bare deck
 _SHARE = 0.60  # of the drawn length must carry load
 _STUMP = 8.0  # pixels: shorter loose ends are blemishes of the picture
+_OVERHANG = 20.0  # pixels, of the chord of a truss: about a panel beyond its last joint
 _BOW = 0.04  # share of its length: a cable or arch this curved must carry something along it
 _TOWER_BENDING = 80e6  # N m: a steel box 3 m square of 30 mm plates at 220 MPa
 _HELD_UP = 8.0  # pixels below the deck where an arch starts that carries it by its other end
@@ -95,7 +96,7 @@ def analyse(image: Array) -> Analysis:
     fault = inking.trouble(ink, lines)
     if fault:
         return _refused(ink, f"no bridge: {fault}")
-    deck = inking.find_deck(ink.mask, ink.whole)
+    deck = inking.find_deck(ink.mask)
     if deck is None:
         return _refused(ink, "no deck: nothing level runs across the middle of the picture")
     uprights = find_bars(ink.mask, deck)
@@ -241,5 +242,5 @@ def _loose(case: Case) -> list[int]:
         for k, m in enumerate(case.members)
         if "free" in m.ends
         and not (m.kind == "tower" and m.ends[1] != "free" and m.ends.count("free") == 1)
-        and length(m.points) > _STUMP
+        and length(m.points) > (_OVERHANG if m.kind == "chord" else _STUMP)
     ]

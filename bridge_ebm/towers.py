@@ -6,7 +6,7 @@ from bridge_ebm.member import Member
 _BESIDE = 10.0  # pixels: the other end of a cable or stay lies at least this far from the tower
 _STAYS = 5  # a post with fewer of them may hang from them, as in a roof truss
 _TALL = 0.75  # of the highest point over the deck: a lower post is no tower
-_SPREAD = 30.0  # pixels: legs on both sides of its foot, as of a V pier, hold a tower too
+_SPREAD = 20.0  # pixels to legs on both sides of a foot that hold it too: 12 MN over 25 m of deck are 75 MN m
 _OVER = 9.0  # pixels along the deck between a tower's foot and what carries it
 
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from bridge_ebm.attach import SHORTEST, Held, Line, length
 from bridge_ebm.member import Member
-from bridge_ebm.skeleton import NOTHING
+from bridge_ebm.skeleton import NOTHING, UPRIGHT
 
 _HOLE = 1.7  # times the usual distance between diagonals: more and one is missing
 _APART = 4.0  # pixels: diagonals that cross count once
 _LONGEST_BRACE = 75.0  # pixels
 _LEVEL = 50.0  # degrees off the vertical from which a line may be a chord
+_TO_A_TOWER = 80.0  # degrees off the vertical: a steeper line over the deck that ends on a tower is a cable
 _CHORD = 40.0  # pixels: shorter lines are no chords
 _REACH = 8.0  # pixels between the end of a brace and the axis of its chord
 _FEWEST, _SLANTING, _SLANT = 4, 0.4, 12.0  # braces on a chord; share that slants; by how many degrees
@@ -49,7 +50,8 @@ def _sags(line: Line) -> bool:
 
 def _may_be_chord(line: Line) -> bool:
     curved = line.fair and abs(line.bow) > 2 * line.limit
-    return line.lean >= _LEVEL and line.chord >= _CHORD and not curved
+    cable = line.above and line.lean < _TO_A_TOWER and max(line.stroke.on) >= UPRIGHT
+    return line.lean >= _LEVEL and line.chord >= _CHORD and not curved and not cable
 
 
 def _goes_on(piece: Line, chords: list[Line]) -> bool:
@@ -90,7 +92,8 @@ def missing_webs(members: Sequence[Member]) -> list[tuple[float, float]]:
         if chord.kind == "chord" and len(middles) > _FEWEST:
             middles = middles[np.append(True, np.diff(middles) > _APART)]
             steps = np.diff(middles)
-            wide = np.flatnonzero(steps > _HOLE * np.percentile(steps, 75)) if len(steps) >= _FEWEST else []
+            usual = np.percentile(steps, 75) if len(steps) >= _FEWEST else np.inf
+            wide = np.flatnonzero(steps > _HOLE * usual)
             holes += [(float(middles[i : i + 2].mean()), float(steps[i])) for i in wide]
     return holes
 

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from bridge_ebm import ink, structure
 from bridge_ebm.leaning import find_leaning
+from bridge_ebm.raster import Member
 from bridge_ebm.skeleton import _depth
 
 SIZES = ((48, 192), (128, 512))
@@ -107,6 +108,15 @@ def test_posts_struts_and_forked_piers_stand(size):
     for drawn in (forked, queen, raking):
         found = judged(drawn, size)
         assert found.verdict == "A" and found.relief > -1, found.reasons
+
+
+@both_sizes
+def test_a_row_of_arches_from_bank_to_bank_stands(size):
+    x = np.linspace(-150, 150, 6)
+    arches = [Member("bar", (a, -14.0), (b, -14.0), 12.7) for a, b in zip(x, x[1:], strict=False)]
+    found = judged([*arches, *piers(*x[1:-1])], size)
+    assert found.verdict == "A", found.reasons
+    assert len(found.supports) == 8 and found.dangling == 0  # two of them the banks, below the ends of the deck
 
 
 def test_of_two_equally_long_lines_the_thicker_is_the_deck():
