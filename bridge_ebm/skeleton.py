@@ -92,24 +92,29 @@ def _trace(rest: Array, touching: Array) -> tuple[Array, list[_Edge]]:
     pixels = np.argwhere(rest)
     number = np.full((HEIGHT + 2, WIDTH + 2), -1)
     number[pixels[:, 0] + 1, pixels[:, 1] + 1] = np.arange(len(pixels))
-    links: list[list[int]] = [[] for _ in pixels]
+    pairs = []
     y, x = pixels[:, 0] + 1, pixels[:, 1] + 1
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
         there = number[y + dy, x + dx]
         linked = there >= 0
         if dy and dx:  # a diagonal counts only where no right-angled way round exists
             linked &= (number[y + dy, x] < 0) & (number[y, x + dx] < 0)
-        for a, b in zip(np.flatnonzero(linked).tolist(), there[linked].tolist(), strict=True):
-            links[a].append(b)
-            links[b].append(a)
-    contact = touching[pixels[:, 0], pixels[:, 1]]
-    node = [len(near) != 2 or bool(touch) for near, touch in zip(links, contact, strict=True)]
+        pairs.append(np.stack([np.flatnonzero(linked), there[linked]], 1))
+    both = np.concatenate(pairs)
+    order = np.argsort(both.ravel(), kind="stable")  # one flat list: thousands of small ones keep the collector busy
+    near_all = both[:, ::-1].ravel()[order].tolist()
+    degree = np.bincount(both.ravel(), minlength=len(pixels))
+    starts = [0, *np.cumsum(degree).tolist()]
+    node = ((degree != 2) | touching[pixels[:, 0], pixels[:, 1]]).tolist()
     edges, used = [], set()
+
+    def links(p: int) -> list[int]:
+        return near_all[starts[p] : starts[p + 1]]
 
     def walk(start: int, step: int) -> None:
         path = [start, step]
         while not node[path[-1]] and path[-1] != start:
-            near = links[path[-1]]
+            near = links(path[-1])
             path.append(near[0] if near[0] != path[-2] else near[1])
         if (path[-1], path[-2]) in used:
             return
@@ -119,12 +124,12 @@ def _trace(rest: Array, touching: Array) -> tuple[Array, list[_Edge]]:
 
     for start in range(len(pixels)):
         if node[start]:
-            for step in links[start]:
+            for step in links(start):
                 walk(start, step)
     for start in range(len(pixels)):  # rings without any node
         if not node[start] and (start, -1) not in used:
             node[start] = True
-            walk(start, links[start][0])
+            walk(start, links(start)[0])
     return pixels, edges
 
 
