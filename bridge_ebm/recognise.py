@@ -29,8 +29,9 @@ from bridge_ebm.attach import (
     straight,
     way_out,
 )
+from bridge_ebm.ends import joined_at_the_top, on_the_bank, sharing_ends, tied
 from bridge_ebm.ink import DEEP, HEIGHT, WIDTH, Deck, Ink, Upright
-from bridge_ebm.member import ABUTMENT, BEARING, Member
+from bridge_ebm.member import Member
 from bridge_ebm.skeleton import DECK, NOTHING, Stroke
 from bridge_ebm.stays import find_stays, to_tower
 from bridge_ebm.truss import find_trusses, on_chord
@@ -39,10 +40,6 @@ Array = np.ndarray
 
 _UPRIGHT = 5.0  # degrees off the vertical
 _GROUND = 14  # pixels above the lowest foot that still are ground
-_TIED = 5.0  # pixels
-_BANK = 8.0  # pixels between the end of the deck and a member that the bank holds
-_CORNER = 8.0  # pixels between two ends that meet in a corner
-_ONE_TOP = 9.0  # pixels: tops of leaning legs closer than this are one
 
 
 def _is_deck(line: Line, deck: Deck) -> bool:
@@ -155,7 +152,7 @@ def recognise(strokes: list[Stroke], uprights: list[Upright], ink: Ink, deck: De
         for line, kind, _ in chosen
     ]
     widths = [2 * bar.half for bar in uprights] + [line.stroke.thickness for line, _, _ in chosen]
-    members = _joined_at_the_top([_upright(bar, axis, ground) for bar, axis in zip(uprights, axes, strict=False)])
+    members = joined_at_the_top([_upright(bar, axis, ground) for bar, axis in zip(uprights, axes, strict=False)])
     chords = [k for k, (_, kind, _) in enumerate(chosen, len(uprights)) if kind == "chord"]
     for k, (line, kind, sure) in enumerate(chosen, len(uprights)):
         feet = [_is_foot(line, end, deck, ground, ink.mask) for end in (0, -1)]
@@ -180,53 +177,7 @@ def recognise(strokes: list[Stroke], uprights: list[Upright], ink: Ink, deck: De
         member = _secondary(line, members, where, axes, ink, deck, drawn)
         if member is not None:
             members.append(member)
-    return _sharing_ends(_on_the_bank(_tied(members), deck))
-
-
-def _tied(members: list[Member]) -> list[Member]:
-    """Ends that no carrier holds, but that lie on another stay or hanger: those two are tied to each other."""
-    done = []
-    for k, member in enumerate(members):
-        ends, at = list(member.ends), member.at.copy()
-        for end in (0, 1):
-            if ends[end] == "free" and member.kind not in ("tower", "pier"):
-                for j, other in enumerate(members):
-                    far = np.hypot(*(other.points - at[end]).T)
-                    if j != k and far.min() <= _TIED and k not in other.ends:
-                        ends[end], at[end] = j, other.points[far.argmin()]
-                        break
-        done.append(member._replace(ends=(ends[0], ends[1]), at=at))
-    return done
-
-
-def _on_the_bank(members: list[Member], deck: Deck) -> list[Member]:
-    """Ends of pressing members below the end of a deck that rests on the bank: the bank holds them."""
-    done = []
-    for m in members:
-        ends = list(m.ends)
-        for e in (0, 1):
-            x, y = m.at[e]
-            side = deck.left if x < WIDTH / 2 else deck.right
-            bank = not ABUTMENT < side < WIDTH - 1 - ABUTMENT
-            if ends[e] == "free" and m.kind in BEARING and bank and abs(x - side) <= _BANK and y > deck.at(x):
-                ends[e] = "ground"
-        done.append(m._replace(ends=(ends[0], ends[1])))
-    return done
-
-
-def _sharing_ends(members: list[Member]) -> list[Member]:
-    """Ends that no other member holds, but at which another one ends: those two hold each other."""
-    done = list(members)
-    for k, m in enumerate(members):
-        ends, at = list(m.ends), m.at.copy()
-        for e in (0, 1):
-            for j, other in enumerate(members):
-                if ends[e] == "free" and m.kind in BEARING and k in other.ends:
-                    tip = other.at[other.ends.index(k)]
-                    if np.hypot(*(tip - at[e])) <= _CORNER:
-                        ends[e], at[e] = j, tip
-        done[k] = m._replace(ends=(ends[0], ends[1]), at=at)
-    return done
+    return sharing_ends(on_the_bank(tied(members), deck))
 
 
 def _upright(bar: Upright, axis: Array, ground: float) -> Member:
@@ -239,16 +190,6 @@ def _bar_axis(bar: Upright) -> Array:
     """The axis of a pier or tower; a tower reaches higher than its ink, to meet cables over its top."""
     top = bar.top - 3 * bar.tower
     return dense(np.array([[bar.at(top), top], [bar.x, bar.bottom]]))
-
-
-def _joined_at_the_top(uprights: list[Member]) -> list[Member]:
-    """Uprights with the leaning legs of one tower joined where they meet."""
-    done = list(uprights)
-    for k, leg in enumerate(uprights):
-        for j, other in enumerate(uprights[:k]):
-            if leg.kind == other.kind == "tower" and np.hypot(*(leg.at[0] - other.at[0])) < _ONE_TOP:
-                done[k] = leg._replace(ends=(j, leg.ends[1]), at=np.array([other.at[0], leg.at[1]]))
-    return done
 
 
 def _carrier(
