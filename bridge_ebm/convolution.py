@@ -191,16 +191,17 @@ def _cut_patches(x: jax.Array, k: int, stride: int) -> jax.Array:
 
     Cut along one axis and then along the other: 2 k slices of longer runs instead of k^2.
     """
-    return _cut_axis(_cut_axis(x, 2, k, stride), 1, k, stride)
+    (top, bottom), (left, right) = _padding(x.shape[1], k, stride), _padding(x.shape[2], k, stride)
+    # Written into zeros rather than padded: XLA's CPU code asks at every element of a pad where it is.
+    zeros = jnp.zeros((len(x), top + x.shape[1] + bottom, left + x.shape[2] + right, x.shape[3]), x.dtype)
+    padded = lax.dynamic_update_slice(zeros, x, (0, top, left, 0))
+    return _cut_axis(_cut_axis(padded, 2, k, stride), 1, k, stride)
 
 
 def _cut_axis(x: jax.Array, axis: int, k: int, stride: int) -> jax.Array:
-    """Cut `axis` of x [B, H, W, C] into overlapping pieces of k, which go beside the channels."""
-    count = -(-x.shape[axis] // stride)
-    pads = [(0, 0)] * 4
-    pads[axis] = _padding(x.shape[axis], k, stride)
-    padded = jnp.pad(x, pads)
-    taps = [lax.slice_in_dim(padded, t, t + stride * (count - 1) + 1, stride, axis) for t in range(k)]
+    """Cut `axis` of padded x [B, H, W, C] into overlapping pieces of k, which go beside the channels."""
+    count = (x.shape[axis] - k) // stride + 1
+    taps = [lax.slice_in_dim(x, t, t + stride * (count - 1) + 1, stride, axis) for t in range(k)]
     return jnp.concatenate(taps, axis=-1)
 
 
