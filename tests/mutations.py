@@ -58,15 +58,11 @@ def mutants_of(path: Path) -> list[Mutant]:
     return list(found.values())
 
 
-def chosen(groups: Sequence[list[Mutant]], count: int, seed: int) -> list[Mutant]:
-    """`count` mutants at random from all groups: an equal share of each, as far as each has so many."""
-    draw, left, taken = random.Random(seed), count, []
-    for position, group in enumerate(sorted(groups, key=len)):
-        share = min(len(group), left // (len(groups) - position))
-        at = sorted(draw.sample(range(len(group)), share))
-        taken += [group[k] for k in at]
-        left -= share
-    return taken
+def chosen(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
+    """`count` mutants at random (all, if there are fewer), in order; a larger count takes the same and more."""
+    order = list(range(len(mutants)))
+    random.Random(seed).shuffle(order)
+    return [mutants[k] for k in sorted(order[:count])]
 
 
 def _difference(original: str, mutated: str) -> str:
