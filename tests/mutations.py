@@ -71,7 +71,8 @@ def _difference(original: str, mutated: str) -> str:
     both = zip(reversed(original[first:]), reversed(mutated[first:]), strict=False)
     same = next((k for k, (a, b) in enumerate(both) if a != b), min(len(original), len(mutated)) - first)
     start = max(first - _BEFORE, original.rfind("\n", 0, first) + 1)
-    parts = [text[start : len(text) - same + _AFTER] for text in (original, mutated)]
+    stop = min(same, max(same - _AFTER, len(original) - original.find("\n", len(original) - same)))
+    parts = [text[start : len(text) - stop] for text in (original, mutated)]
     return " -> ".join(" ".join(part.split()) for part in parts)
 
 

@@ -126,6 +126,25 @@ def test_the_last_layers_weights_are_those_of_keras_too():
     for name, inputs, outputs in (("Conv_0", 25, 25 * 32), ("Dense_0", 256, 128), ("Dense_1", 128, 1)):
         kernel, bound = params[name]["kernel"], np.sqrt(6 / (inputs + outputs))
         assert 0.9 * bound < np.abs(kernel).max() <= bound, name
+        np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.15, err_msg=name)
+
+
+def test_every_product_of_the_network_has_its_precision(monkeypatch):
+    calls = []
+    makers = {name: getattr(energy, name) for name in ("conv_general_dilated", "dot_general")}
+    for name, make in makers.items():
+
+        def counted(precision, name=name, make=make):
+            def noted(*arguments, **named):
+                calls.append((name, precision))
+                return make(precision)(*arguments, **named)
+
+            return noted
+
+        monkeypatch.setattr(energy, name, counted)
+    network = energy.PaperEnergy("bfloat16")
+    jax.eval_shape(functools.partial(energy.init_variables, network, height=16, width=32), jax.random.key(0))
+    assert calls == [("conv_general_dilated", "bfloat16")] * 4 + [("dot_general", "bfloat16")] * 2
 
 
 def test_settings_name_the_network():

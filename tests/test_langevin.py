@@ -149,6 +149,15 @@ def test_chains_run_in_equal_parts_of_at_most_so_many(most, parts):
     assert shapes_seen(run, keys, start(7)) == (parts, (7, 4, 6, 1))
 
 
+def test_one_part_is_no_loop_over_parts():
+    def loops(most):
+        run = lambda keys, x: langevin.run_chains(keys, x, bowl, LangevinSettings(num_steps=2), at_once=most)  # noqa: E731
+        program = str(jax.make_jaxpr(run)(jax.random.split(jax.random.key(0), 7), start(7)))
+        return program.count("scan[") + program.count("while[")
+
+    assert (loops(3), loops(7)) == (2, 1)
+
+
 @pytest.mark.parametrize(("room", "parts"), [(1, 1), (23, 1), (24, 1), (48, 2), (72, 3), (96, 4), (160, 4), (168, 7)])
 def test_on_a_cpu_as_many_chains_run_at_once_as_fit_the_cache(room, parts, monkeypatch):
     monkeypatch.setattr(langevin, "CHUNK_PIXELS", room)
