@@ -12,6 +12,7 @@ SHORTEST = 5.0  # pixels: shorter lines are blemishes of the skeleton
 _BOW = (1.6, 0.018)  # pixels, and share of the chord: less is a straight line
 _FAR = 90  # pixels that a line is followed along its own ink
 _JUMP = 14  # pixels without ink that are bridged, as a repair
+_ABOUT = np.array([dy * WIDTH + dx for dy in (-3, -1, 0, 1, 3) for dx in (-3, -1, 0, 1, 3)])
 _BLANK = 5  # pixels without ink that are no gap yet
 
 Array = np.ndarray
@@ -74,11 +75,18 @@ def mapped(axes: list[Array], widths: list[float]) -> Map:
         x, y = np.clip(np.rint(axis).astype(int), 0, [WIDTH - 1, HEIGHT - 1]).T
         member[y, x], point[y, x] = k, np.arange(len(axis))
     nearest = np.zeros((2, HEIGHT, WIDTH), np.int32)
-    far = np.asarray(ndimage.distance_transform_edt(member < 0, return_indices=True, indices=nearest))
+    ndimage.distance_transform_edt(member < 0, return_distances=False, return_indices=True, indices=nearest)
     rows, columns = nearest
-    member, point = member[rows, columns], point[rows, columns]
-    near = far <= np.maximum(1.5, np.array(widths) / 2)[member]
-    return Map(np.where(near, member, -1), np.where(near, point, -1))
+    y, x = np.arange(HEIGHT, dtype=np.int32)[:, None], np.arange(WIDTH, dtype=np.int32)
+    far = (rows - y) ** 2 + (columns - x) ** 2
+    reach = np.maximum(1.5, np.array(widths) / 2) ** 2
+    at = np.flatnonzero(far.ravel() <= reach.max())
+    to = rows.ravel()[at] * WIDTH + columns.ravel()[at]
+    near = far.ravel()[at] <= reach[member.ravel()[to]]
+    at, to = at[near], to[near]
+    found = np.full((2, HEIGHT * WIDTH), -1)
+    found[0, at], found[1, at] = member.ravel()[to], point.ravel()[to]
+    return Map(*found.reshape(2, HEIGHT, WIDTH))
 
 
 def dense(points: Array) -> Array:
@@ -131,7 +139,7 @@ def _fitted(points: Array) -> tuple[Array, Array, float]:
         weight = trust / (1 + away**2)
         centre = weight @ points / weight.sum()
         off = points - centre
-        (xx, xy), (_, yy) = np.einsum("k,ki,kj->ij", weight, off, off)
+        (xx, xy), (_, yy) = (weight * off.T) @ off
         angle = 0.5 * np.arctan2(2 * xy, xx - yy)
         way = np.array([np.cos(angle), np.sin(angle)])
         away = np.abs(off @ [way[1], -way[0]])
@@ -215,7 +223,7 @@ def on_stroke(code: int, end: Array, way: Array, axes: list[Array], deck: Deck) 
     if code == DECK:
         return Held("deck", onto(end, way, deck), False)
     axis = axes[code - UPRIGHT]
-    across = axis[0, 0] - end[0]
+    across = axis[np.abs(axis[:, 1] - end[1]).argmin(), 0] - end[0]
     y = end[1] + (np.clip(across / way[0] * way[1], -14, 14) if abs(way[0]) > 0.05 else 0.0)
     return Held(code - UPRIGHT, axis[np.abs(axis[:, 1] - y).argmin()], False)
 
@@ -223,9 +231,7 @@ def on_stroke(code: int, end: Array, way: Array, axes: list[Array], deck: Deck) 
 def cover(drawn: Array, axis: Array) -> None:
     """Note that the ink within some 3 pixels of `axis` is accounted for."""
     x, y = np.clip(np.rint(axis).astype(int), 3, [WIDTH - 4, HEIGHT - 4]).T
-    for dx in (-3, -1, 0, 1, 3):
-        for dy in (-3, -1, 0, 1, 3):
-            drawn[y + dy, x + dx] = True
+    drawn.ravel()[(y * WIDTH + x)[:, None] + _ABOUT] = True
 
 
 class Tips(NamedTuple):

@@ -185,8 +185,8 @@ def _displacements(frame: Frame, shape: _Shape, taut: Array, pull: Array, load: 
     size = 3 * len(frame.nodes)
     place = shape.place[acts]
     rows, columns = np.repeat(place, 6, 1).ravel(), np.tile(place, (1, 6)).ravel()
-    matrix = csc_matrix((stiff.ravel(), (rows, columns)), (size, size))
-    diagonal = matrix.diagonal()
+    entries, own = stiff.ravel(), np.einsum("mii->mi", stiff)
+    diagonal = np.bincount(place.ravel(), own.ravel(), size)
     tip = diagonal.max(initial=0) * 1e-14
     # Hinged nodes have no rotation; a node with slack ties only carries nothing. Neither is part of the frame.
     here = np.bincount(place.ravel() // 3, minlength=len(frame.nodes)) > 0
@@ -201,7 +201,12 @@ def _displacements(frame: Frame, shape: _Shape, taut: Array, pull: Array, load: 
     if len(free) == 0:
         return moved.reshape(-1, 3), ()
     scale = 1 / np.sqrt(diagonal[free])
-    inner = matrix[free][:, free].multiply(scale[:, None]).multiply(scale[None, :]).tocsc()
+    number, by = np.full(size, -1), np.zeros(size)
+    number[free], by[free] = np.arange(len(free)), scale
+    kept = (number[rows] >= 0) & (number[columns] >= 0)
+    rows, columns, entries = rows[kept], columns[kept], entries[kept]
+    scaled = entries * by[rows] * by[columns]
+    inner = csc_matrix((scaled, (number[rows], number[columns])), (len(free), len(free)))
     try:
         factors = splu(inner, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
     except RuntimeError:  # exactly singular

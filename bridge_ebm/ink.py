@@ -57,13 +57,21 @@ class Deck(NamedTuple):
 
 
 class Upright(NamedTuple):
-    """A pier or, above the deck, a tower: the vertical bar x, half wide `half`, from row `top` to row `bottom`."""
+    """A pier or, above the deck, a tower: a bar half wide `half` from row `top` to row `bottom`, where it is at `x`.
+
+    `slope`: pixels to the right for every pixel down; 0 for all but the legs of leaning towers.
+    """
 
     x: float
     half: float
     top: float
     bottom: float
     tower: bool
+    slope: float = 0.0
+
+    def at(self, y: float) -> float:
+        """X of the axis in row `y`."""
+        return self.x + self.slope * (y - self.bottom)
 
 
 def canvas(image: Array) -> tuple[Array, bool]:
@@ -115,8 +123,19 @@ def find_ink(grey: Array, enlarged: bool) -> Ink:
     # Lines two pixels apart run into one another: keep only what stands out from around it.
     mask = mask & (seen > 0.8 * ndimage.gaussian_filter(seen, 3.0))
     mask = remove_small_objects(mask, max_size=_SPECK - 1, connectivity=2)
-    faint = ndimage.maximum_filter(seen, 3) if enlarged else seen
-    return Ink(grey, mask, whole, faint > 0.6 * low, noise)
+    faint = seen > 0.6 * low
+    return Ink(grey, mask, whole, grown(faint) if enlarged else faint, noise)
+
+
+def grown(values: Array) -> Array:
+    """The largest value [H, W] in the 3 x 3 pixels about each; for masks, a pixel more all around."""
+    tall = values.copy()
+    np.maximum(tall[1:], values[:-1], out=tall[1:])
+    np.maximum(tall[:-1], values[1:], out=tall[:-1])
+    wide = tall.copy()
+    np.maximum(wide[:, 1:], tall[:, :-1], out=wide[:, 1:])
+    np.maximum(wide[:, :-1], tall[:, 1:], out=wide[:, :-1])
+    return wide
 
 
 def trouble(ink: Ink, skeleton: Array) -> str | None:
@@ -138,19 +157,20 @@ def find_deck(mask: Array) -> Deck | None:
     """The longest nearly level line in the middle third of the canvas; None when no row is half covered."""
     columns = np.arange(WIDTH)
     best, row, tilt = 0, 0, 0
-    middle = np.arange(HEIGHT // 3, HEIGHT - HEIGHT // 3)[:, None]
-    flat = mask.ravel()
+    upto = np.zeros((HEIGHT, WIDTH + 1), np.int32)
+    np.cumsum(mask, 1, out=upto[:, 1:])
     for lean in range(-5, 6):  # pixels from the middle to the right edge; 0.3 degrees are 1.3
-        rows = middle + np.rint(lean * (columns - 255.5) / 255.5).astype(int)
-        counts = flat[rows * WIDTH + columns].sum(1)
+        counts = _along_rows(upto, np.rint(lean * (columns - 255.5) / 255.5).astype(int))
         if counts.max() > best or (counts.max() == best and abs(lean) < abs(tilt)):
             best, tilt = int(counts.max()), lean
-            row = HEIGHT // 3 + int(np.median(np.flatnonzero(counts == counts.max())))
+            row = HEIGHT // 3 + _middle_row(counts)
     if best < WIDTH // 3:
         return None
     guess = row + tilt * (columns - 255.5) / 255.5
     top, bottom = _runs(mask, guess)
     drawn = bottom >= top
+    if not drawn.any():  # the fullest row is a tie of two lines, and lies between them
+        return None
     thin = drawn & (bottom - top <= np.percentile((bottom - top)[drawn], 30) + 1)
     centre = (top + bottom) / 2
     slope, level = np.polyfit(columns[thin], centre[thin], 1)
@@ -167,6 +187,24 @@ def find_deck(mask: Array) -> Deck | None:
     breaks = np.diff(where) - 1
     gap = int(breaks.max(initial=0))
     return Deck(float(level), float(slope), left, right, half, gap, len(where) / (right - left + 1))
+
+
+def _along_rows(upto: Array, shift: Array) -> Array:
+    """Ink along every row of the middle third, moved down by `shift` [WIDTH] pixels; `upto`: ink left of a column."""
+    steps = [0, *(np.flatnonzero(np.diff(shift)) + 1).tolist(), WIDTH]
+    first, last = HEIGHT // 3, HEIGHT - HEIGHT // 3
+    counts = np.zeros(last - first, np.int64)
+    for a, b in zip(steps, steps[1:], strict=False):
+        rows = slice(first + shift[a], last + shift[a])
+        counts += upto[rows, b] - upto[rows, a]
+    return counts
+
+
+def _middle_row(counts: Array) -> int:
+    """The middle of the fullest rows; where two lines are about as full, as in a truss, of the thicker one."""
+    starts, ends = groups(counts >= 0.98 * counts.max())
+    a, b = max(zip(starts, ends, strict=True), key=lambda run: counts[max(run[0] - 2, 0) : run[1] + 2].sum())
+    return int(np.median(a + np.flatnonzero(counts[a:b] == counts[a:b].max())))
 
 
 def _runs(mask: Array, line: Array) -> tuple[Array, Array]:
@@ -197,7 +235,7 @@ def find_uprights(mask: Array, deck: Deck) -> list[Upright]:
     lowest = below.max(initial=0)
     if lowest < DEEP:
         return []
-    starts, ends = _groups(below >= max(0.8 * lowest, DEEP))
+    starts, ends = groups(below >= max(0.8 * lowest, DEEP))
     found = []
     for a, b in zip(starts, ends, strict=True):
         if b - a > 24:
@@ -215,7 +253,7 @@ def find_uprights(mask: Array, deck: Deck) -> list[Upright]:
     return found
 
 
-def _groups(where: Array) -> tuple[list[int], list[int]]:
+def groups(where: Array) -> tuple[list[int], list[int]]:
     """First and one past the last index of every run of true values."""
     change = np.diff(np.concatenate([[0], where.astype(int), [0]]))
     return np.flatnonzero(change == 1).tolist(), np.flatnonzero(change == -1).tolist()

@@ -7,9 +7,9 @@ from scipy import ndimage
 
 from bridge_ebm import model as modelling
 from bridge_ebm.frame import Solution
-from bridge_ebm.ink import METRES, Deck, Ink
+from bridge_ebm.ink import METRES, Deck, Ink, grown
+from bridge_ebm.member import ABUTMENT, Member
 from bridge_ebm.model import Model
-from bridge_ebm.recognise import Member
 
 _GIRDER = 160.0  # metres that the deck spans alone at most: the beams of the data set reach 150 m
 _FLOATING = 12  # pixels of ink
@@ -70,7 +70,7 @@ def find_supports(case: Case) -> tuple[Support, ...]:
     """Feet on the ground and ends of the deck on the banks, from left to right."""
     deck, found = case.deck, []
     for x in (deck.left, deck.right):
-        if not modelling.ABUTMENT < x < 511 - modelling.ABUTMENT:
+        if not ABUTMENT < x < 511 - ABUTMENT:
             found.append(Support("abutment", float(x), float(deck.at(x)), float((x - 255.5) * METRES)))
     for m in case.members:
         for end in (0, 1):
@@ -110,7 +110,7 @@ def least_relief(case: Case) -> tuple[float, float, float]:
 
 def mirror_share(mask: Array) -> float:
     """Share of the ink that mirrors onto ink within a pixel, about the best upright axis near the middle."""
-    wide = ndimage.maximum_filter(mask, 3)
+    wide = grown(mask)
     shares = [0.0]
     for shift in range(-4, 5):
         mirrored = np.roll(mask[:, ::-1], shift, 1)

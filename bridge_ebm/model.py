@@ -7,7 +7,7 @@ import numpy as np
 from bridge_ebm import frame
 from bridge_ebm.frame import BEAM, TIE, Frame, Solution
 from bridge_ebm.ink import METRES, Deck
-from bridge_ebm.recognise import PULL_ONLY, Member
+from bridge_ebm.member import ABUTMENT, PULL_ONLY, Member
 
 LOAD = 100e3  # N per metre of deck, its own weight and traffic
 _DEAD = 0.6  # of the full load is dead weight
@@ -20,13 +20,14 @@ _SECTIONS = {
     "leg": (2.0, 2.0),
     "arch": (1.2, 0.3),
     "strut": (0.6, 0.05),
+    "chord": (0.6, 0.05),
+    "brace": (0.4, 0.02),
     "column": (0.4, 0.02),
     "cable": (0.5, 0.0),
     "stay": (0.1, 0.0),
     "hanger": (0.1, 0.0),
 }
 GIRDER = _E * _SECTIONS["deck"][1]  # EI of the deck, N m^2
-ABUTMENT = 51  # canvas pixels from the left or right edge: a deck that ends there rests on the bank
 _STEP = 13.0  # pixels between nodes of bending members
 _CLOSE = 5.0  # pixels: joints closer than this along a member are one
 _LIMP = 25.0  # degrees off straight that two ties alone straighten out
@@ -244,16 +245,20 @@ def girder_alone(model: Model, members: list[Member]) -> Solution:
     kept = [k < 0 or members[k].kind in ("pier", "leg", "tower") for k in model.owner[model.live]]
     f = model.frame
     chosen = np.array(kept)
-    return frame.solve(
-        f._replace(
-            ends=f.ends[chosen],
-            kind=f.kind[chosen],
-            stretch=f.stretch[chosen],
-            bend=f.bend[chosen],
-            line_load=f.line_load[chosen],
-            pinned=f.pinned[chosen],
-        )
+    alone = f._replace(
+        ends=f.ends[chosen],
+        kind=f.kind[chosen],
+        stretch=f.stretch[chosen],
+        bend=f.bend[chosen],
+        line_load=f.line_load[chosen],
+        pinned=f.pinned[chosen],
     )
+    solution = frame.solve(alone)
+    if not solution.mechanism:
+        return solution
+    held = f.held.copy()  # only its rollers may be left: the banks keep it from sliding off
+    held[model.deck_nodes[0], 0] = True
+    return frame.solve(alone._replace(held=held))
 
 
 def pulls(model: Model, solution: Solution) -> Array:

@@ -70,5 +70,7 @@ def _modulate(x: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
     if num_classes == 0:
         return x
     embed = nn.Embed(num_classes + 1, 2 * x.shape[-1], embedding_init=nn.initializers.zeros)
-    scale, shift = jnp.split(embed(labels)[:, None, None], 2, axis=-1)
+    # Looked up by `embed(labels)` a label out of range gives NaN, a check that XLA's CPU code repeats for each pixel.
+    chosen = embed.embedding.at[labels].get(mode="clip")
+    scale, shift = jnp.split(chosen[:, None, None], 2, axis=-1)
     return x * (1 + scale) + shift

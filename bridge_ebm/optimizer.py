@@ -11,6 +11,8 @@ from bridge_ebm.settings import TrainSettings
 
 Schedule = Callable[[jax.Array], jax.Array | float]
 
+_LOWEST = 0.01  # share of the learning rate that is left after its decay
+
 
 def keras_adam(
     learning_rate: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7
@@ -39,16 +41,34 @@ def keras_adam(
     return optax.GradientTransformation(init, update)
 
 
+def make_schedule(settings: TrainSettings) -> Schedule:
+    """The learning rate as a function of the number of updates before this one: a rise over `warmup` updates, half a
+    cosine down to `_LOWEST` of the rate at update `decay`, and the finish's own rate, with its own decay, from update
+    `finish_after` on.
+    """
+
+    def schedule(count: jax.Array) -> jax.Array:
+        rate = settings.learning_rate * jnp.minimum(1.0, (count + 1) / max(settings.warmup, 1))
+        rate *= _decayed(count, settings.decay)
+        if settings.finish_after == 0:
+            return rate
+        finish = settings.finish_learning_rate * _decayed(count - settings.finish_after, settings.finish_decay)
+        return jnp.where(count < settings.finish_after, rate, finish)
+
+    return schedule
+
+
+def _decayed(count: jax.Array, updates: int) -> jax.Array | float:
+    if updates == 0:
+        return 1.0
+    return _LOWEST + (1 - _LOWEST) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(count / updates, 0.0, 1.0)))
+
+
 def make_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
     """The optimiser that the settings name, with the finish's own learning rate in the finish."""
-
-    def schedule(count: jax.Array) -> Any:
-        rate = settings.learning_rate * jnp.minimum(1.0, (count + 1) / max(settings.warmup, 1))
-        finish = settings.finish_after
-        return jnp.where(count < finish, rate, settings.finish_learning_rate) if finish else rate
-
-    plain = settings.warmup == 0 and settings.finish_after == 0
-    adam = keras_adam(settings.learning_rate if plain else schedule, settings.adam_b1, settings.adam_b2)
+    plain = settings.warmup == settings.decay == settings.finish_after == 0
+    rate = settings.learning_rate if plain else make_schedule(settings)
+    adam = keras_adam(rate, settings.adam_b1, settings.adam_b2)
     if settings.norm_clip == 0:
         return adam
     return optax.chain(optax.clip_by_global_norm(settings.norm_clip), adam)

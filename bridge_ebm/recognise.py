@@ -7,8 +7,6 @@ reach the ground, arches bow up, columns stand between an arch and the deck. Thi
 confidence: at small sizes decks, arches and cables are equally thick.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from bridge_ebm.attach import (
@@ -31,34 +29,17 @@ from bridge_ebm.attach import (
     straight,
     way_out,
 )
+from bridge_ebm.ends import joined_at_the_top, on_the_bank, sharing_ends, tied
 from bridge_ebm.ink import DEEP, HEIGHT, WIDTH, Deck, Ink, Upright
+from bridge_ebm.member import Member
 from bridge_ebm.skeleton import DECK, NOTHING, Stroke
 from bridge_ebm.stays import find_stays, to_tower
+from bridge_ebm.truss import find_trusses, on_chord
 
 Array = np.ndarray
 
-PULL_ONLY = ("cable", "stay", "hanger")
 _UPRIGHT = 5.0  # degrees off the vertical
 _GROUND = 14  # pixels above the lowest foot that still are ground
-_TIED = 5.0  # pixels
-
-
-class Member(NamedTuple):
-    """A recognised member: `kind`, how sure that is (0.5 to 1), its axis [K, 2] in pixels, and its two ends.
-
-    `ends` say what holds each end: "deck", "ground", "free" or the number of another member; `at` [2, 2] where.
-    `thickness` in pixels; `gaps` is the number of blank stretches that were bridged to reach its ends; `bow` the
-    rise over its chord in pixels (sag: negative).
-    """
-
-    kind: str
-    confidence: float
-    points: Array
-    thickness: float
-    bow: float
-    ends: tuple[str | int, str | int]
-    at: Array
-    gaps: int
 
 
 def _is_deck(line: Line, deck: Deck) -> bool:
@@ -103,6 +84,8 @@ def _kind(
     borne = bears(line, tips)
     hangs = NOTHING in line.stroke.on and borne < 2 and (crowded or DECK in line.stroke.on)
     hangs |= crowded and NOTHING in line.stroke.on and line.chord < 100
+    if not line.fair and 2 <= borne < 4 and line.stroke.on == (DECK, DECK) and line.bow > line.limit:
+        return "arch", 0.6  # a post truss: straight from corner to corner
     if (not line.fair and borne < 4) or hangs:  # a stay bent by its neighbours where they run together
         return "", 0.0
     if line.chord > 20 and curved > 1 and line.lean > 30 and (borne > 1 or (line.chord > 60 and line.fair)):
@@ -146,25 +129,35 @@ def recognise(strokes: list[Stroke], uprights: list[Upright], ink: Ink, deck: De
     )
     ground = max([ground, *(bar.bottom for bar in uprights)])
     towers = [
-        (k, np.array([[bar.x, y] for y in np.arange(bar.top, bar.bottom)]))
+        (k, np.array([[bar.at(y), y] for y in np.arange(bar.top, bar.bottom)]))
         for k, bar in enumerate(uprights)
         if bar.tower
     ]
     stays = find_stays(lines, towers, ink.whole, deck)
     others = [line for line, stay in zip(lines, stays, strict=True) if stay is None]
     crowded, tips = len(lines) - len(others) >= 6, find_tips(others)
-    named = [(line, *_kind(line, others, deck, ground, ink.mask, tips, crowded)) for line in others]
+    trusses = find_trusses(others)
+    named = [
+        (line, trusses[k], _surely(1.0))
+        if k in trusses
+        else (line, *_kind(line, others, deck, ground, ink.mask, tips, crowded))
+        for k, line in enumerate(others)
+    ]
     chosen = [(line, kind, sure) for line, kind, sure in named if kind]
-    axes = [dense(np.array([[bar.x, bar.top - 3 * bar.tower], [bar.x, bar.bottom]])) for bar in uprights]
+    axes = [_bar_axis(bar) for bar in uprights]
     axes += [
-        smooth(line) if kind in ("arch", "cable") else dense(straight(line.stroke.points)[0])
+        smooth(line)
+        if kind in ("arch", "cable", "chord")
+        else dense(line.stroke.points[[0, -1]] if kind == "brace" else straight(line.stroke.points)[0])
         for line, kind, _ in chosen
     ]
     widths = [2 * bar.half for bar in uprights] + [line.stroke.thickness for line, _, _ in chosen]
-    members = [_upright(bar, axis, ground) for bar, axis in zip(uprights, axes, strict=False)]
+    members = joined_at_the_top([_upright(bar, axis, ground) for bar, axis in zip(uprights, axes, strict=False)])
+    chords = [k for k, (_, kind, _) in enumerate(chosen, len(uprights)) if kind == "chord"]
     for k, (line, kind, sure) in enumerate(chosen, len(uprights)):
         feet = [_is_foot(line, end, deck, ground, ink.mask) for end in (0, -1)]
-        members.append(_carrier(k, line, kind, sure, feet, axes, widths, ink, deck))
+        holders = chords if kind == "brace" else []
+        members.append(_carrier(k, line, kind, sure, feet, axes, widths, ink, deck, holders))
     for k, (line, kind, _) in enumerate(chosen, len(uprights)):
         if kind in ("arch", "cable"):
             links = [_short_link(k, p, axes[k], line, deck) for p in line.stroke.grazed]
@@ -184,29 +177,19 @@ def recognise(strokes: list[Stroke], uprights: list[Upright], ink: Ink, deck: De
         member = _secondary(line, members, where, axes, ink, deck, drawn)
         if member is not None:
             members.append(member)
-    return _tied(members)
-
-
-def _tied(members: list[Member]) -> list[Member]:
-    """Ends that no carrier holds, but that lie on another stay or hanger: those two are tied to each other."""
-    done = []
-    for k, member in enumerate(members):
-        ends, at = list(member.ends), member.at.copy()
-        for end in (0, 1):
-            if ends[end] == "free" and member.kind not in ("tower", "pier"):
-                for j, other in enumerate(members):
-                    far = np.hypot(*(other.points - at[end]).T)
-                    if j != k and far.min() <= _TIED and k not in other.ends:
-                        ends[end], at[end] = j, other.points[far.argmin()]
-                        break
-        done.append(member._replace(ends=(ends[0], ends[1]), at=at))
-    return done
+    return sharing_ends(on_the_bank(tied(members), deck))
 
 
 def _upright(bar: Upright, axis: Array, ground: float) -> Member:
     foot = "ground" if bar.bottom >= ground - _GROUND else "free"
     kind, ends = ("tower", ("free", "deck")) if bar.tower else ("pier", ("deck", foot))
     return Member(kind, _surely(1 + bar.half / 2), axis, 2 * bar.half, 0.0, ends, axis[[0, -1]], 0)
+
+
+def _bar_axis(bar: Upright) -> Array:
+    """The axis of a pier or tower; a tower reaches higher than its ink, to meet cables over its top."""
+    top = bar.top - 3 * bar.tower
+    return dense(np.array([[bar.at(top), top], [bar.x, bar.bottom]]))
 
 
 def _carrier(
@@ -219,8 +202,9 @@ def _carrier(
     widths: list[float],
     ink: Ink,
     deck: Deck,
+    chords: list[int],
 ) -> Member:
-    """A leg, arch, cable or strut with what holds its ends."""
+    """A leg, arch, cable or strut with what holds its ends: for a brace, one of `chords` if it is there."""
     axis, held = axes[k], []
     for end in (0, -1):
         way = way_out(axis, end)
@@ -229,7 +213,8 @@ def _carrier(
         elif feet[end]:
             held.append(Held("ground", axis[end], False))
         else:
-            held.append(meet(axis[end], way, k, axes, widths, ink.faint, deck))
+            chord = on_chord(axis[end], chords, axes)
+            held.append(chord or meet(axis[end], way, k, axes, widths, ink.faint, deck))
     ends = held[0].by, held[1].by
     return Member(
         kind,

@@ -1,8 +1,8 @@
 """Strokes that the pixel graph broke up are made one again where the ink goes on."""
 
 import numpy as np
-from scipy import ndimage
 
+from bridge_ebm.ink import grown
 from bridge_ebm.skeleton import DECK, UPRIGHT, Stroke
 
 _JOINS, _REJOIN = 12, 45.0  # how many strokes are rejoined at most, and over how many pixels
@@ -15,7 +15,7 @@ def rejoined(strokes: list[Stroke], mask: Array) -> list[Stroke]:
 
     A cable or arch that all but touches the deck, or a crowded joint, is broken up in the graph; the ink is not.
     """
-    strokes, mask = list(strokes), ndimage.maximum_filter(mask, 3)
+    strokes, mask = list(strokes), grown(mask)
     for _ in range(_JOINS):
         ends = [(k, e) for k, s in enumerate(strokes) if len(s.points) > 18 for e in (0, -1) if s.on[e] < UPRIGHT]
         if len(ends) < 2 or len(ends) > 120:

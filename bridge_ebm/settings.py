@@ -72,6 +72,9 @@ class TrainSettings:
     adam_b1: float = _setting(0.9, "Decay of Adam's mean of the gradient.", 0.0, 1.0)
     adam_b2: float = _setting(0.999, "Decay of Adam's mean of the squared gradient.", 0.0, 1.0)
     warmup: int = _setting(0, "Updates over which the learning rate rises to its value.", 0)
+    decay: int = _setting(
+        0, "Update at which the learning rate has fallen to a hundredth, along half a cosine (0: it stays).", 0
+    )
     norm_clip: float = _setting(0.0, "Largest norm of the parameter gradient (0: no bound).", 0.0)
     ema: float = _setting(
         0.0, "Decay of the moving average of the weights, which then is the model (0: no average).", 0.0, 1.0
@@ -109,6 +112,9 @@ class TrainSettings:
     finish_chains: int = _setting(48, "Chains of each update of the finish.", 1)
     finish_arrival: int = _setting(100, "Langevin steps of the finish's fresh chains from noise.", 1)
     finish_learning_rate: float = _setting(2e-4, "Learning rate of Adam in the finish.", 0.0)
+    finish_decay: int = _setting(
+        0, "Update of the finish at which its learning rate has fallen to a hundredth (0: it stays).", 0
+    )
 
     microbatch: int = _setting(
         0,

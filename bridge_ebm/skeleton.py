@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from bridge_ebm.ink import HEIGHT, WIDTH, Deck, Upright
+from bridge_ebm.ink import HEIGHT, WIDTH, Deck, Upright, grown
 
 NOTHING, DECK, UPRIGHT = 0, 1, 2
 _MOST_EDGES = 900  # pieces of line between joints
@@ -44,17 +44,21 @@ class _Edge(NamedTuple):
 
 def find_strokes(mask: Array, skeleton: Array, deck: Deck, uprights: list[Upright]) -> list[Stroke] | None:
     """All lines of the picture but the deck and the uprights, as strokes; None when they are too many for a bridge."""
-    distance = np.asarray(ndimage.distance_transform_edt(mask))
+    distance = _depth(mask, skeleton)
     off = np.abs(np.arange(HEIGHT)[:, None] - deck.row - deck.slope * np.arange(WIDTH)) - deck.half
-    owner = np.zeros(mask.shape, int)
+    owner = np.zeros(mask.shape, np.int16)
     for k, bar in enumerate(uprights):
         margin = bar.half + 1.6
         rows = slice(max(int(bar.top) - (4 if bar.tower else 0), 0), int(bar.bottom) + (2 if bar.tower else 5))
-        owner[rows, max(round(bar.x - margin), 0) : round(bar.x + margin) + 1] = UPRIGHT + k
+        if bar.slope:
+            axis = bar.x + bar.slope * (np.arange(HEIGHT)[rows, None] - bar.bottom)
+            owner[rows][np.abs(np.arange(WIDTH) - axis) <= margin] = UPRIGHT + k
+        else:
+            owner[rows, max(round(bar.x - margin), 0) : round(bar.x + margin) + 1] = UPRIGHT + k
     owner[(off <= 1.6) & skeleton] = DECK
     owner *= skeleton
     rest = skeleton & (owner == NOTHING)
-    touching = np.where(rest, ndimage.maximum_filter(owner, 3), NOTHING)
+    touching = np.where(rest, grown(owner), NOTHING)
     pixels, edges = _trace(rest, touching > 0)
     if not edges or len(edges) > _MOST_EDGES:
         return [] if not edges else None
@@ -63,6 +67,18 @@ def find_strokes(mask: Array, skeleton: Array, deck: Deck, uprights: list[Uprigh
     edges = [e for e in edges if not (contact[e.a] and contact[e.b] and _along(e.points, off))]
     edges, place, contact = _contracted(edges, pixels, contact, half)
     return _strokes(edges, place, contact, distance)
+
+
+def _depth(mask: Array, skeleton: Array) -> Array:
+    """How far the pixels of the skeleton lie inside the ink, [H, W], pixels; 0 elsewhere."""
+    inked = np.flatnonzero(mask.any(1))
+    rows = slice(max(inked[0] - 1, 0), inked[-1] + 2)  # the ground next to the ink is all that counts
+    nearest = np.zeros((2, *mask[rows].shape), np.int32)
+    ndimage.distance_transform_edt(mask[rows], return_distances=False, return_indices=True, indices=nearest)
+    y, x = np.nonzero(skeleton[rows])
+    depth = np.zeros(mask.shape)
+    depth[rows][y, x] = np.hypot(nearest[0, y, x] - y, nearest[1, y, x] - x)
+    return depth
 
 
 def _along(points: Array, off: Array) -> bool:
@@ -76,24 +92,29 @@ def _trace(rest: Array, touching: Array) -> tuple[Array, list[_Edge]]:
     pixels = np.argwhere(rest)
     number = np.full((HEIGHT + 2, WIDTH + 2), -1)
     number[pixels[:, 0] + 1, pixels[:, 1] + 1] = np.arange(len(pixels))
-    links: list[list[int]] = [[] for _ in pixels]
+    pairs = []
     y, x = pixels[:, 0] + 1, pixels[:, 1] + 1
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
         there = number[y + dy, x + dx]
         linked = there >= 0
         if dy and dx:  # a diagonal counts only where no right-angled way round exists
             linked &= (number[y + dy, x] < 0) & (number[y, x + dx] < 0)
-        for a, b in zip(np.flatnonzero(linked).tolist(), there[linked].tolist(), strict=True):
-            links[a].append(b)
-            links[b].append(a)
-    contact = touching[pixels[:, 0], pixels[:, 1]]
-    node = [len(near) != 2 or bool(touch) for near, touch in zip(links, contact, strict=True)]
+        pairs.append(np.stack([np.flatnonzero(linked), there[linked]], 1))
+    both = np.concatenate(pairs)
+    order = np.argsort(both.ravel(), kind="stable")  # one flat list: thousands of small ones keep the collector busy
+    near_all = both[:, ::-1].ravel()[order].tolist()
+    degree = np.bincount(both.ravel(), minlength=len(pixels))
+    starts = [0, *np.cumsum(degree).tolist()]
+    node = ((degree != 2) | touching[pixels[:, 0], pixels[:, 1]]).tolist()
     edges, used = [], set()
+
+    def links(p: int) -> list[int]:
+        return near_all[starts[p] : starts[p + 1]]
 
     def walk(start: int, step: int) -> None:
         path = [start, step]
         while not node[path[-1]] and path[-1] != start:
-            near = links[path[-1]]
+            near = links(path[-1])
             path.append(near[0] if near[0] != path[-2] else near[1])
         if (path[-1], path[-2]) in used:
             return
@@ -103,12 +124,12 @@ def _trace(rest: Array, touching: Array) -> tuple[Array, list[_Edge]]:
 
     for start in range(len(pixels)):
         if node[start]:
-            for step in links[start]:
+            for step in links(start):
                 walk(start, step)
     for start in range(len(pixels)):  # rings without any node
         if not node[start] and (start, -1) not in used:
             node[start] = True
-            walk(start, links[start][0])
+            walk(start, links(start)[0])
     return pixels, edges
 
 

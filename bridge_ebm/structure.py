@@ -15,6 +15,7 @@ from bridge_ebm import model as modelling
 from bridge_ebm import recognise, skeleton
 from bridge_ebm.attach import length
 from bridge_ebm.ink import METRES, Ink
+from bridge_ebm.leaning import find_bars
 from bridge_ebm.measures import (
     Case,
     Force,
@@ -26,8 +27,10 @@ from bridge_ebm.measures import (
     pieces,
     stiffness_gain,
 )
-from bridge_ebm.recognise import Member
+from bridge_ebm.member import ABUTMENT, Member
 from bridge_ebm.rejoin import rejoined
+from bridge_ebm.towers import place, pulled_sides, useless_towers
+from bridge_ebm.truss import missing_webs
 
 _MOST_STROKES = 140  # the densest fan of stays has some 90 lines, most of them scraps
 _GAP = 6  # pixels: a longer break in the deck is a broken deck
@@ -37,9 +40,10 @@ _RELIEF = 0.25  # share of its bending that the structure over or under a longer
 _GAIN = 1.5  # decades by which the supports must stiffen the bare deck
 _SHARE = 0.60  # of the drawn length must carry load
 _STUMP = 8.0  # pixels: shorter loose ends are blemishes of the picture
+_OVERHANG = 20.0  # pixels, of the chord of a truss: about a panel beyond its last joint
 _BOW = 0.04  # share of its length: a cable or arch this curved must carry something along it
-_BESIDE = 10.0  # pixels: the other end of a cable or stay lies at least this far from the tower
 _TOWER_BENDING = 80e6  # N m: a steel box 3 m square of 30 mm plates at 220 MPa
+_HELD_UP = 8.0  # pixels below the deck where an arch starts that carries it by its other end
 _IDLE_PART = 0.6  # of a member's length: more and the member as a whole carries nothing
 _IDLE_SHARE = 0.3  # of all length: a full load leaves some diagonals slack, not more
 
@@ -95,7 +99,7 @@ def analyse(image: Array) -> Analysis:
     deck = inking.find_deck(ink.mask)
     if deck is None:
         return _refused(ink, "no deck: nothing level runs across the middle of the picture")
-    uprights = inking.find_uprights(ink.mask, deck)
+    uprights = find_bars(ink.mask, deck)
     strokes = skeleton.find_strokes(ink.mask, lines, deck, uprights)
     if strokes is None or len(strokes) > _MOST_STROKES:
         return _refused(ink, "no bridge: the lines cross and fork too often")
@@ -154,19 +158,13 @@ def _judged(case: Case) -> Analysis:
     return figures._replace(reasons=(_praise(figures),))
 
 
-def _place(pixel: float) -> str:
-    """A place along the deck in words."""
-    x = (pixel - 255.5) * METRES
-    return f"{abs(x):.0f} m {'left' if x < 0 else 'right'} of mid-span" if abs(x) >= 1 else "mid-span"
-
-
 def _fatal(case: Case, of: Analysis) -> list[str]:
     """Why the picture cannot stand, however it is repaired."""
     deck, why = case.deck, []
     if deck.gap > _GAP or deck.cover < _COVER:
         why.append(f"the deck is broken: {deck.gap * METRES:.0f} m are missing in one place")
     for x, side in ((deck.left, "left"), (511 - deck.right, "right")):
-        if x > modelling.ABUTMENT:
+        if x > ABUTMENT:
             why.append(f"the deck stops in the air on the {side}, {x * METRES:.0f} m from the edge")
     if not any(s.kind == "ground" for s in of.supports):
         why.append("nothing stands on the ground")
@@ -176,11 +174,11 @@ def _fatal(case: Case, of: Analysis) -> list[str]:
         return why
     if case.solution.mechanism:
         x, _ = case.model.nodes[list(case.solution.mechanism)].mean(0)
-        return [f"a mechanism: {len(case.solution.mechanism)} joints about {_place(float(x))} move freely"]
+        return [f"a mechanism: {len(case.solution.mechanism)} joints about {place(float(x))} move freely"]
     relief, span, left = least_relief(case)
     if relief < _RELIEF:
         why.append(
-            f"the deck spans {span:.0f} m from {_place(left)} and what is drawn there takes only "
+            f"the deck spans {span:.0f} m from {place(left)} and what is drawn there takes only "
             f"{max(relief, 0):.0%} of its bending"
         )
     if of.gain < _GAIN:
@@ -198,7 +196,7 @@ def _repairs(case: Case, of: Analysis, loose: list[int], idle: Array, size: Arra
     for k in loose[:3]:
         m = case.members[k]
         x = m.at[m.ends.index("free"), 0]
-        why.append(f"a {m.kind} ends in the air, {_place(float(x))}")
+        why.append(f"a {m.kind} ends in the air, {place(float(x))}")
     if len(loose) > 3:
         why.append(f"{len(loose) - 3} more members end in the air")
     if of.gaps:
@@ -208,10 +206,14 @@ def _repairs(case: Case, of: Analysis, loose: list[int], idle: Array, size: Arra
         if m.kind not in ("cable", "arch") or k in loose:
             continue
         if size[idle & mine].sum() > _IDLE_PART * size[mine].sum():
-            why.append(f"the {m.kind} {_place(x)} carries nothing: nothing pulls or presses against it")
+            why.append(f"the {m.kind} {place(x)} carries nothing: nothing pulls or presses against it")
+        elif "deck" in m.ends and m.kind == "arch" and float(m.at[:, 1].max()) > case.deck.at(x) + _HELD_UP:
+            continue  # a half arch from the ground to the deck holds that up with its end
         elif abs(m.bow) > _BOW * length(m.points) and not any(k in other.ends for other in case.members):
-            why.append(f"the {m.kind} {_place(x)} is curved, but nothing hangs from it or stands on it")
-    why += _pulled_over(case)
+            why.append(f"the {m.kind} {place(x)} is curved, but nothing hangs from it or stands on it")
+    for x, hole in missing_webs(case.members)[:3]:
+        why.append(f"a truss lacks a diagonal {place(x)}: there is none over {hole * METRES:.0f} m")
+    why += useless_towers(case.members) + _pulled_over(case)
     if not why and of.idle_share > _IDLE_SHARE:
         why.append(f"{of.idle_share:.0%} of what is drawn carries nothing under a full load")
     return why
@@ -221,18 +223,9 @@ def _pulled_over(case: Case) -> list[str]:
     """Towers that cables or stays pull to one side only, harder than they can take by bending."""
     why = []
     for k, tower in enumerate(case.members):
-        if tower.kind != "tower":
-            continue
-        sides = set()
-        for m in case.members:
-            if m.kind in ("cable", "stay") and k in m.ends:
-                here = m.at[m.ends.index(k)]
-                away = m.at[1 - m.ends.index(k)]
-                if abs(away[0] - here[0]) > _BESIDE and here[1] < float(tower.points[:, 1].mean()):
-                    sides.add(bool(away[0] > here[0]))
         bent = np.abs(case.solution.moment[case.model.owner[case.model.live] == k]).max(initial=0.0)
-        if len(sides) == 1 and bent > _TOWER_BENDING:
-            where = _place(float(tower.at[0, 0]))
+        if tower.kind == "tower" and len(pulled_sides(case.members, k)) == 1 and bent > _TOWER_BENDING:
+            where = place(float(tower.at[0, 0]))
             why.append(f"the tower {where} is pulled to one side only, which bends it by {bent / 1e6:.0f} MNm")
     return why
 
@@ -249,5 +242,5 @@ def _loose(case: Case) -> list[int]:
         for k, m in enumerate(case.members)
         if "free" in m.ends
         and not (m.kind == "tower" and m.ends[1] != "free" and m.ends.count("free") == 1)
-        and length(m.points) > _STUMP
+        and length(m.points) > (_OVERHANG if m.kind == "chord" else _STUMP)
     ]

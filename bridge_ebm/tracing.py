@@ -14,7 +14,7 @@ from bridge_ebm import force_drawing
 from bridge_ebm import ink as inking
 from bridge_ebm.attach import length
 from bridge_ebm.ink import HEIGHT, METRES, WIDTH, Deck
-from bridge_ebm.recognise import Member
+from bridge_ebm.member import Member
 from bridge_ebm.structure import Analysis
 
 _SHEET = (960, 240)  # pixels of the force drawing
@@ -31,6 +31,8 @@ _COLOURS = {
     "arch": "#b03a2e",
     "column": "#b8642b",
     "strut": "#b8642b",
+    "chord": "#b03a2e",
+    "brace": "#b8642b",
     "cable": "#1f5fa8",
     "stay": "#1f5fa8",
     "hanger": "#3b8f8f",

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 import bridge_ebm
 from bridge_ebm import accumulate, checkpoint, data, objectives, regression, runs
 from bridge_ebm.errors import InputError
-from bridge_ebm.optimizer import make_optimizer, moved_average
+from bridge_ebm.optimizer import make_optimizer, make_schedule, moved_average
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import init_state
 from bridge_ebm.train import make_train_step
@@ -122,6 +122,23 @@ def test_warm_up_and_finish_set_the_learning_rate(tiny):
         update, state = optimizer.update(jnp.ones(()), state)
         moves.append(-float(update))
     np.testing.assert_allclose(moves, [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-4)
+
+
+def test_the_learning_rate_falls_along_half_a_cosine_and_the_finish_has_its_own(tiny):
+    settings = dataclasses.replace(
+        tiny,
+        learning_rate=0.1,
+        decay=4,
+        objective="equilibrium",
+        finish_after=4,
+        finish_learning_rate=0.02,
+        finish_decay=2,
+        finish_chains=8,
+    )
+    rates = make_schedule(settings)(jnp.arange(8))
+    half = (1 - np.cos(np.pi / 4)) / 2  # of the fall is done after a quarter
+    falling = [0.1, 0.1 * (1 - 0.99 * half), 0.0505, 0.1 * (0.01 + 0.99 * half)]
+    np.testing.assert_allclose(rates, [*falling, 0.02, 0.0101, 2e-4, 2e-4], rtol=1e-4)
 
 
 def test_norm_clip_bounds_the_gradient(tiny):
