@@ -293,10 +293,9 @@ def test_loose_ends_but_for_tops_of_towers_and_stumps():
 
 
 def test_refusals_say_why_and_have_no_figures_but_of_the_picture():
-    empty = structure.analyse(np.zeros((48, 192), np.uint8))
-    assert empty == Analysis(
-        "C", ("the picture is empty",), 0.0, 0.0, 1.0, 0.0, (), (), 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, (), ()
-    )
+    reason = ("the picture is empty",)
+    bare = Analysis("C", reason, 0.0, 0.0, 1.0, 0.0, (), (), 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, (), ())
+    assert structure.analyse(np.zeros((48, 192), np.uint8)) == Analysis("C", reason) == bare
     posts = picture([Drawn("pier", (x, 20.0), (x, -20.0)) for x in (-60.0, 60.0)], "beam", (128, 512))
     found = structure.analyse(posts)
     assert found.reasons == ("no deck: nothing level runs across the middle of the picture",)
