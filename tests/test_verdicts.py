@@ -159,8 +159,8 @@ def test_a_cable_or_arch_that_is_mostly_idle_carries_nothing(kind):
         [member("pier"), member(kind, start=(at_metres(-30.0), 0.0), end=(at_metres(10.0), 0.0))], owner=[1, 1, 0, -1]
     )
     idle, said = [True, False, True, True], f"the {kind} 10 m left of mid-span carries nothing"
-    assert repairs(case, idle=idle, size=[0.6, 0.4, 9.0, 9.0]) == []
-    assert [said in reason for reason in repairs(case, idle=idle, size=[0.61, 0.39, 9.0, 9.0])] == [True]
+    assert repairs(case, idle=idle, size=[1.2, 0.8, 9.0, 9.0]) == []
+    assert [said in reason for reason in repairs(case, idle=idle, size=[1.22, 0.78, 9.0, 9.0])] == [True]
     # What ends in the air was named already, and what is neither is judged by its idle share alone.
     loose = made([case.members[0], case.members[1]._replace(ends=("free", "deck"))], owner=[1, 1, 0, -1])
     assert len(repairs(loose, loose=[1], idle=idle, size=[1.0, 0.0, 9.0, 9.0])) == 1
