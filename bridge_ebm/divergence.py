@@ -4,8 +4,9 @@ The rule, in full. An update is trouble if
 
 - the mean energy of real or fake pictures lies beyond `energy_bound`,
 - in gradient regression: the two means are further apart than 1 per pixel, or the error is above 640 (ten times the
-  largest square its target can have), or
-- it is the `SKIPS`th of the last `WINDOW` updates that were not finite and therefore not applied.
+  largest square its target can have),
+- it is the `SKIPS`th of the last `WINDOW` updates that were not finite and therefore not applied, or
+- a checkpoint is to be saved after it, and the state is not finite.
 
 Then the training returns to its newest whole checkpoint (if it diverged again before it saved another: to the one
 before) and goes on with half the learning rates and twice alpha, each time. After `MAX_ROLLBACKS` of that it stops.

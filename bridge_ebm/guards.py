@@ -57,6 +57,11 @@ def update_is_finite(loss: jax.Array, gradient_norm: jax.Array, updates: Any) ->
     return jnp.isfinite(loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.tree.norm(updates))
 
 
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every number of a pytree is finite, bool []."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def chosen(accept: jax.Array, new: Any, old: Any) -> Any:
     """The pytree `new` where `accept` [] holds, else `old`."""
     # Behind a barrier, so that the choice is not compiled into what made `new`, which would round it differently.

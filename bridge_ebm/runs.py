@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
-from bridge_ebm import checkpoint, data, divergence, events, lock, parallel, processes
+from bridge_ebm import checkpoint, data, divergence, events, guards, lock, parallel, processes
 from bridge_ebm.divergence import Diverged, Rollback
 from bridge_ebm.errors import InputError
 from bridge_ebm.saving import Saver
@@ -24,6 +24,8 @@ from bridge_ebm.train import make_train_step, updates_per_epoch
 from bridge_ebm.workdir import MetricsLog, check_run, open_run, read_metrics, write_atomically
 
 EpochHook = Callable[[TrainState], None]
+
+_all_finite = jax.jit(guards.all_finite)
 
 
 class _Plan(NamedTuple):
@@ -127,6 +129,8 @@ def _train(plan: _Plan, state: TrainState, stopped: Callable[[int], bool]) -> Tr
             due, stop = step % (settings.save_every or plan.per_epoch) == 0 or step == plan.total, stopped(step)
             if due or stop:
                 report.flush()
+                if not _all_finite(state_parts(state)):
+                    raise Diverged(step, "the state to be saved is not finite")
                 if due:
                     plan.on_epoch(state)
                 saver.save(step, state_parts(state))

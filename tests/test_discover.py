@@ -355,6 +355,7 @@ def files(folder):
 
 def test_a_killed_run_continues_to_the_same_files(studio, real, tmp_path, monkeypatch):
     monkeypatch.setattr(discovery, "SHOWN", 3)
+    monkeypatch.setattr(discovery, "GROUP", 16)  # so that there are two groups
     request, num = Request(5, DEFAULT, Wishes()), 20
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
@@ -457,7 +458,7 @@ def test_drawings_that_cannot_be_held_are_refused(tmp_path):
     for name, message in (
         ("size", "192 x 40 pixels, but the model's pictures have 192 x 48"),
         ("empty", "nothing is drawn in it"),
-        ("broken", "cannot be read"),
+        ("broken", "not a whole PNG, JPEG, BMP or TIFF picture"),
         ("none", "No such file"),
     ):
         with pytest.raises(InputError, match=message) as caught:

@@ -94,6 +94,15 @@ def test_a_run_that_diverged_goes_back_and_on_more_gently(tmp_path, monkeypatch)
     assert "back to update 4, learning rate x 1/2" in told["rollback"] and {"skipped", "replaced"} <= told.keys()
 
 
+@pytest.mark.parametrize("name", ["weights infinite", "Adam's moments not a number"])
+def test_a_state_that_is_not_finite_is_never_saved(name, tmp_path, monkeypatch):
+    """Spoiled just before a save, when too few updates have been skipped to be trouble by themselves."""
+    poisoned_before({7}, name, monkeypatch)
+    state = tiny.train(tmp_path, 9, tiny.settings(save_every=4))
+    assert int(state.step) == 9 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert [(back.step, back.to) for back in divergence.read_rollbacks(tmp_path)] == [(8, 4)]
+
+
 def test_a_run_that_is_killed_after_it_went_back_ends_the_same(tmp_path, monkeypatch):
     settings = tiny.settings(save_every=4)
     with monkeypatch.context() as patch:

@@ -1,3 +1,6 @@
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +8,7 @@ import pytest
 
 from bridge_ebm import energy
 from bridge_ebm.langevin import uniform_images
+from bridge_ebm.multiscale import MultiscaleEnergy
 from bridge_ebm.settings import TrainSettings
 
 # Table 1 of the paper: parameters of each layer at 48 x 192, statistics included.
@@ -109,6 +113,64 @@ def test_initial_weights_are_those_of_keras():
     assert not params["Conv_2"]["bias"].any() and not params["Dense_0"]["bias"].any()
 
 
+def test_a_picture_is_halved_four_times_whatever_its_size():
+    """Strides of 2, as the size of the first dense layer shows."""
+    for height, width, places in ((16, 32, 1 * 2), (48, 192, 3 * 12), (50, 101, 4 * 7)):
+        start = functools.partial(energy.init_variables, energy.PaperEnergy(), height=height, width=width)
+        shapes = jax.eval_shape(start, jax.random.key(0))
+        assert shapes["params"]["Dense_0"]["kernel"].shape == (128 * places, 128)
+
+
+def test_the_last_layers_weights_are_those_of_keras_too():
+    params = energy.init_variables(energy.PaperEnergy(), jax.random.key(0), 16, 32)["params"]
+    for name, inputs, outputs in (("Conv_0", 25, 25 * 32), ("Dense_0", 256, 128), ("Dense_1", 128, 1)):
+        kernel, bound = params[name]["kernel"], np.sqrt(6 / (inputs + outputs))
+        assert 0.9 * bound < np.abs(kernel).max() <= bound, name
+        np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.15, err_msg=name)
+
+
+def test_every_product_of_the_network_has_its_precision(monkeypatch):
+    calls = []
+    makers = {name: getattr(energy, name) for name in ("conv_general_dilated", "dot_general")}
+    for name, make in makers.items():
+
+        def counted(precision, name=name, make=make):
+            def noted(*arguments, **named):
+                calls.append((name, precision))
+                return make(precision)(*arguments, **named)
+
+            return noted
+
+        monkeypatch.setattr(energy, name, counted)
+    network = energy.PaperEnergy("bfloat16")
+    jax.eval_shape(functools.partial(energy.init_variables, network, height=16, width=32), jax.random.key(0))
+    assert calls == [("conv_general_dilated", "bfloat16")] * 4 + [("dot_general", "bfloat16")] * 2
+
+
+def test_settings_name_the_network():
+    settings = TrainSettings(network="multiscale", channels=3, reach=2, precision="bfloat16")
+    assert energy.make_network(settings, 5) == MultiscaleEnergy(3, 5, 2, "bfloat16")
+    assert energy.make_network(settings) == MultiscaleEnergy(3, 0, 2, "bfloat16")
+    assert energy.make_network(TrainSettings(precision="bfloat16")) == energy.PaperEnergy("bfloat16")
+    assert energy.PaperEnergy() == energy.PaperEnergy("float32")
+
+
 def test_unknown_network_is_refused():
-    with pytest.raises(ValueError, match="no energy network 'paper' with 8 classes"):
+    with pytest.raises(ValueError, match="no energy network 'paper' with 8 classes: use 'paper' or 'multiscale'"):
         energy.make_network(TrainSettings(), num_classes=8)
+    with pytest.raises(ValueError, match="no energy network 'none' with 0 classes"):
+        energy.make_network(dataclasses.make_dataclass("Settings", ["network"])("none"))
+
+
+def test_an_energy_is_a_pytree_of_its_weights_and_labels():
+    network = MultiscaleEnergy(channels=2, num_classes=3)
+    variables = variables_of(network, 16, 32)
+    images, labels = uniform_images(jax.random.key(1), (2, 16, 32, 1)), jnp.array([2, 0])
+    for given in (None, labels):
+        function = energy.energy_function(network, variables["params"], {}, given)
+        np.testing.assert_array_equal(function(images), network.apply(variables, images, given))
+        weights = len(jax.tree.leaves(variables["params"]))
+        assert len(jax.tree.leaves(function)) == weights + (given is not None)
+    paper = variables_of(energy.PaperEnergy(), 16, 32)
+    function = energy.energy_function(energy.PaperEnergy(), paper["params"], paper["batch_stats"])
+    np.testing.assert_array_equal(function(images), energy.PaperEnergy().apply(paper, images))

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from scipy import stats
 
 import bridge_ebm
 from bridge_ebm import langevin
@@ -40,6 +41,16 @@ def noises_of(key, settings, images):
         np.stack([jax.random.normal(jax.random.fold_in(chain, step), images.shape[1:]) for chain in keys])
         for step in range(settings.num_steps)
     ]
+
+
+def test_defaults_are_the_papers():
+    assert LangevinSettings() == (1000, 10.0, 0.005, 0.03)
+
+
+def test_noise_to_start_from_is_uniform_over_the_range():
+    images = start(50, 20, 30)
+    assert images.shape == (50, 20, 30, 1) and images.dtype == jnp.float32
+    assert stats.kstest(np.asarray(images).ravel(), "uniform", (-1, 2)).pvalue > 1e-3
 
 
 def test_sampler_is_the_notebooks_loop():
@@ -117,6 +128,64 @@ def test_a_chain_does_not_depend_on_how_many_run_beside_it(monkeypatch):
     monkeypatch.setattr(langevin, "CHUNK_PIXELS", 2 * images[0].size)
     chunked = jax.jit(langevin.sample, static_argnames="settings")(key, images, Partial(ripples), settings)
     np.testing.assert_array_equal(chunked, whole)
+
+
+def shapes_seen(run, *arguments):
+    """How many images an energy is asked for at a time while `run(energy, ...)` is traced, and the end's shape."""
+    seen = []
+
+    def energy(images, *labels):
+        seen.append(len(images))
+        return bowl(images)
+
+    end = jax.eval_shape(lambda *arguments: run(energy, *arguments), *arguments)
+    return set(seen), end.shape
+
+
+@pytest.mark.parametrize(("most", "parts"), [(0, {7}), (1, {1}), (2, {2}), (3, {3}), (4, {4}), (6, {4}), (7, {7})])
+def test_chains_run_in_equal_parts_of_at_most_so_many(most, parts):
+    settings, keys = LangevinSettings(num_steps=2), jax.random.split(jax.random.key(0), 7)
+    run = lambda energy, keys, images: langevin.run_chains(keys, images, energy, settings, at_once=most)  # noqa: E731
+    assert shapes_seen(run, keys, start(7)) == (parts, (7, 4, 6, 1))
+
+
+def test_one_part_is_no_loop_over_parts():
+    def loops(most):
+        run = lambda keys, x: langevin.run_chains(keys, x, bowl, LangevinSettings(num_steps=2), at_once=most)  # noqa: E731
+        program = str(jax.make_jaxpr(run)(jax.random.split(jax.random.key(0), 7), start(7)))
+        return program.count("scan[") + program.count("while[")
+
+    assert (loops(3), loops(7)) == (2, 1)
+
+
+@pytest.mark.parametrize(("room", "parts"), [(1, 1), (23, 1), (24, 1), (48, 2), (72, 3), (96, 4), (160, 4), (168, 7)])
+def test_on_a_cpu_as_many_chains_run_at_once_as_fit_the_cache(room, parts, monkeypatch):
+    monkeypatch.setattr(langevin, "CHUNK_PIXELS", room)
+    settings, key = LangevinSettings(num_steps=2), jax.random.key(0)
+    run = lambda energy, key, images: langevin.sample(key, images, energy, settings)  # noqa: E731
+    found, shape = shapes_seen(run, key, start(7))
+    assert found == {parts, 7} and shape == (7, 4, 6, 1)  # 7: all, elsewhere
+
+
+def test_every_chain_has_its_own_class_and_key():
+    settings = LangevinSettings(num_steps=3, step_size=0.1, noise=0.1, gradient_clip=np.inf)
+    keys, images, labels = jax.random.split(jax.random.key(6), 5), start(5), jnp.array([0, 3, 1, 1, 2])
+    energy = lambda images, labels: labels * bowl(images)  # noqa: E731
+    ends = langevin.run_chains(keys, images, energy, settings, labels, at_once=2)
+    assert ends.shape == images.shape
+    for k in range(5):
+        scaled = lambda x, k=k: labels[k] * bowl(x)  # noqa: E731
+        alone = langevin.run_chains(keys[k : k + 1], images[k : k + 1], scaled, settings)
+        np.testing.assert_allclose(ends[k], alone[0], atol=1e-6)
+
+
+def test_no_noise_is_drawn_where_none_is_asked_for():
+    def drawn(noise):
+        settings = LangevinSettings(num_steps=2, noise=noise)
+        program = jax.make_jaxpr(lambda key, x: langevin.sample(key, x, bowl, settings))(jax.random.key(0), start(2))
+        return "random_bits" in str(program)
+
+    assert drawn(0.1) and not drawn(0.0)
 
 
 def test_new_parameters_do_not_compile_again():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_ebm.objectives import contrastive_divergence
+from bridge_ebm.objectives import contrastive_divergence, regression_error
 
 REAL = jnp.array([-1.0, -3.0, 0.5])
 FAKE = jnp.array([2.0, 0.0, 4.0])
@@ -33,6 +33,15 @@ def test_regulariser_balances_the_two_means():
     for _ in range(200):
         energies = energies - slope(energies)
     np.testing.assert_allclose(energies, [-2.5, 2.5], atol=1e-4)
+
+
+def test_regression_error_is_the_mean_square_over_the_pixels_of_each_image():
+    gradient, noise, real = (jax.random.normal(jax.random.key(k), (3, 4, 6, 1)) for k in range(3))
+    t = jnp.array([0.0, 0.5, 0.9])
+    for objective, speeds in (("equilibrium", (4.0, 4.0, 2.0)), ("energy_matching", (1.0, 1.0, 1.0))):
+        errors = regression_error(gradient, noise, real, t, objective)
+        off = [g + (x - n) * c for g, x, n, c in zip(*map(np.asarray, (gradient, real, noise)), speeds, strict=True)]
+        np.testing.assert_allclose(errors, [(x**2).mean() for x in off], rtol=1e-5)
 
 
 # A model small enough to integrate: an energy on a grid of points of the plane, with a few parameters.
