@@ -126,7 +126,9 @@ def damages(workdir: Path) -> dict[int, str]:
     found = {}
     for step in sorted(steps(workdir)):
         try:
-            _check_files((workdir / FOLDER / str(step)).absolute(), ())
+            folder = (workdir / FOLDER / str(step)).absolute()
+            _check_files(folder, ())
+            _listed(folder, tuple(entry.name for entry in folder.iterdir() if entry.is_dir()))
         except DamagedCheckpoint as error:
             found[step] = str(error)
     return found

@@ -275,7 +275,7 @@ def _behind_towers(studio: Studio, parts: np.ndarray, plan: Plan, pier: float) -
             ink = _upright_ink(studio, part, studio.height // 6, studio.height * 3 // 8)
             if ink.max() > 0:
                 pixel = plans.METRES / studio.width
-                seam = min(seam, float(metres[ink > TOWER * ink.max()].min()) - pixel)
+                seam = min(seam, float(metres[ink > TOWER * ink.max()].min()) - 0.75 * pixel)
     return seam
 
 

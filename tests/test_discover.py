@@ -144,7 +144,7 @@ def test_a_tower_that_only_a_side_span_has_is_kept_whole(studio):
         generate.make_group(studio, 0, 0, [composed("harp_cable_stayed", main, "harp_cable_stayed", "spans")])[0].picture
         for main in ("through_arch", "fan_cable_stayed")
     )
-    assert tower_ink(lone) == pytest.approx(whole, rel=0.1)
+    assert tower_ink(lone) == pytest.approx(whole, rel=0.15)
     assert tower_ink(shared) == pytest.approx(whole, rel=0.1)
 
 
