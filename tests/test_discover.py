@@ -141,7 +141,9 @@ def test_a_tower_that_only_a_side_span_has_is_kept_whole(studio):
 
     whole = tower_ink(data.to_uint8(np.asarray(StandIn().centre("harp_cable_stayed")[0])))
     lone, shared = (
-        generate.make_group(studio, 0, 0, [composed("harp_cable_stayed", main, "harp_cable_stayed", "spans")])[0].picture
+        generate.make_group(studio, 0, 0, [composed("harp_cable_stayed", main, "harp_cable_stayed", "spans")])[
+            0
+        ].picture
         for main in ("through_arch", "fan_cable_stayed")
     )
     assert tower_ink(lone) == pytest.approx(whole, rel=0.15)
