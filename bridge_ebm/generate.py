@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from bridge_ebm import bridges, compose, data, langevin, metrics, plans, samplers, structure
+from bridge_ebm import bridges, compose, data, joints, langevin, metrics, plans, samplers, structure
 from bridge_ebm.langevin import LangevinSettings
 from bridge_ebm.models import Model
 from bridge_ebm.plans import Plan
@@ -31,12 +31,6 @@ NOISES = 4  # in a group: each gives companions of all sub-types
 FRAMES = 6  # pictures kept of every chain, from the noise to the end
 CLEARING = 12  # last steps of every chain, in which ink has a price
 HAZE = 4 / 255  # of the grey range, that those steps take from a pixel at most
-ABOUT = 7.0  # metres about the usual place of the piers in which a companion's is looked for
-JOINT = 1 / 3  # width of the seams where finished pictures are joined, in those of `compose.SEAM`
-TOWER = 0.3  # of the ink of its darkest column: more is tower, less its blurred edge
-FIT = 2.0  # the same, of those along which companions are compared
-# What a flaw of a companion, and another noise than the design's turn, weigh against squared differences along seams.
-FLAW, TURN = 1e4, 1e2
 
 BLEND = 0.5  # weight of each energy in the way "blend"
 AGAINST = 0.3  # strength of the negated energy in the way "without"
@@ -210,11 +204,10 @@ def _composed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Mad
     made = []
     for d, plan in enumerate(drawn):
         index = [studio.subtypes.index(name) for name in plan.subtypes]
-        noise = _fitting(plan, _whole(studio, parts[-1][:, index]), flaws[:, index], d % NOISES)
+        noise = joints.fitting(plan, _whole(studio, parts[-1][:, index]), flaws[:, index], d % NOISES)
         mine = parts[:, noise, index]
-        pier = _pier(studio, mine[-1], plan.subtypes)
-        seams = _behind_towers(studio, mine[-1], plan, pier), pier
-        masks = plans.masks(plan._replace(seams=seams), studio.height, studio.width, JOINT)
+        seams = joints.seams(plan, mine[-1], studio.width)
+        masks = plans.masks(plan._replace(seams=seams), studio.height, studio.width, joints.JOINT)
         frames = _hold(studio, np.einsum("khwc,fkhwc->fhwc", masks, _whole(studio, mine)))
         made.append(_made(frames, steps, energies[:, noise, index] @ masks.mean((1, 2, 3))))
     return made
@@ -228,66 +221,6 @@ def _flaws(studio: Studio, parts: np.ndarray) -> np.ndarray:
     fits = metrics.in_range(metrics.definition(pictures), studio.height, studio.width)
     stands = np.array([structure.analyse(picture).verdict == "A" for picture in pictures])
     return (3 - fits.ghost.astype(int) - np.all(fits, axis=0) - stands).reshape(parts.shape[:2])
-
-
-def _fitting(plan: Plan, parts: np.ndarray, flaws: np.ndarray, turn: int) -> np.ndarray:
-    """Whose noise each sub-type of a plan takes its companion from, int [K], of companions [NOISES, K, H, W, 1].
-
-    Those with the fewest `flaws` [NOISES, K]; among these the first sub-type's is number `turn`, so that designs of a
-    group differ, and the others are those that differ least from their neighbours along the seams.
-    """
-    count = parts.shape[1]
-    masks = plans.masks(plan, parts.shape[2], parts.shape[3], FIT)
-    choices = np.stack(list(np.ndindex(*(len(parts),) * count)))  # [choices, K]
-    cost = FLAW * np.take_along_axis(flaws, choices, axis=0).sum(axis=1) + TURN * (choices[:, 0] != turn)
-    for k in range(count):
-        for m in range(k):
-            apart = (masks[k] * masks[m] * (parts[:, None, k] - parts[None, :, m]) ** 2).sum((2, 3, 4))
-            cost += apart[choices[:, k], choices[:, m]]
-    return choices[cost.argmin()]
-
-
-def _pier(studio: Studio, parts: np.ndarray, names: Sequence[str]) -> float:
-    """Metres from mid-span of the piers of the companions [K, h, w, 1] that stand where most do, on average.
-
-    Towers must be cut along their middle: beside it, stays of the other side would leave stumps.
-    """
-    metres = _from_mid_span(studio)
-    found = []
-    for name, part in zip(names, parts, strict=True):
-        # What goes down all the way is a pier; arches and legs move on.
-        ink = _upright_ink(studio, part, studio.height * 5 // 8, studio.height * 13 // 16)
-        if name not in plans.SHORT_SPAN and ink.max() > 0:
-            found.append(float((ink * metres).sum() / ink.sum()))
-    return float(np.mean(found)) if found else plans.PIER
-
-
-def _behind_towers(studio: Studio, parts: np.ndarray, plan: Plan, pier: float) -> float:
-    """Metres from mid-span where the companions [K, h, w, 1] of a plan part above the deck: at the `pier`, or, where
-    only side spans have towers, just beyond those. Their middle would leave half a tower, of thin ones a shadow.
-    """
-    if plan.spans[1].above in plans.TOWERED:
-        return pier
-    seam, metres = pier, _from_mid_span(studio)
-    for side in (plan.spans[0], plan.spans[2]):
-        if side.above in plans.TOWERED:
-            part = parts[plan.subtypes.index(side.above)]
-            ink = _upright_ink(studio, part, studio.height // 6, studio.height * 3 // 8)
-            if ink.max() > 0:
-                pixel = plans.METRES / studio.width
-                seam = min(seam, float(metres[ink > TOWER * ink.max()].min()) - 0.75 * pixel)
-    return seam
-
-
-def _from_mid_span(studio: Studio) -> np.ndarray:
-    """How many metres each column of the area is from mid-span, [w]."""
-    columns = np.arange(studio.width) + 0.5 - studio.width / 2
-    return np.abs(columns)[: studio.area[1]] / studio.width * plans.METRES
-
-
-def _upright_ink(studio: Studio, part: np.ndarray, first: int, last: int) -> np.ndarray:
-    """The ink [w] about the piers that a companion [h, w, 1] has in all rows from `first` to `last`."""
-    return (part[first:last, :, 0] + 1).min(axis=0) * (np.abs(_from_mid_span(studio) - plans.PIER) < ABOUT)
 
 
 def _made(frames: np.ndarray, steps: tuple[int, ...], energies: np.ndarray) -> Made:

@@ -11,7 +11,7 @@ from conftest import ROOT
 from PIL import Image
 from stand_in import Settings, StandIn
 
-from bridge_ebm import bridges, data, discovery, generate, metrics, naming, plans, processes, structure
+from bridge_ebm import bridges, data, discovery, generate, joints, metrics, naming, plans, processes, structure
 from bridge_ebm.discovery import Request
 from bridge_ebm.errors import InputError
 from bridge_ebm.generate import Held
@@ -41,13 +41,13 @@ def composed(left, main, right, way="sides"):
     return Plan(way, (spans[0], spans[1], spans[2]))
 
 
-def collage(plan, softness=generate.JOINT):
+def collage(plan, softness=joints.JOINT):
     """The picture that a plan cuts out of the stand-in's bridges."""
     masks = plans.masks(plan, HEIGHT, WIDTH, softness)
     return data.to_uint8(sum(m * np.asarray(StandIn().centre(n)[0]) for n, m in zip(plan.subtypes, masks, strict=True)))
 
 
-def assert_cut_from(picture, plan, softness=generate.JOINT):
+def assert_cut_from(picture, plan, softness=joints.JOINT):
     """A picture is the plan's collage; at the seams, which follow the piers, only nearly."""
     away = np.abs(picture.astype(int) - collage(plan, softness))
     seam = np.abs(np.abs(np.arange(WIDTH) + 0.5 - WIDTH / 2) - plans.PIER / plans.METRES * WIDTH) < 3
@@ -124,14 +124,14 @@ def test_designs_are_cut_from_companions(studio):
     assert (made[0].picture != made[0].picture[:, ::-1]).any()
 
 
-def test_designs_are_cut_along_the_piers_that_their_companions_have(studio):
+def test_designs_are_cut_along_the_piers_that_their_companions_have():
     names = ("harp_cable_stayed", "through_arch", "beam")
     parts = np.stack([np.asarray(StandIn().centre(name)[0])[:, : WIDTH // 2] for name in names])
-    assert generate._pier(studio, parts, names) == pytest.approx(83.0, abs=0.5)
+    assert joints.pier(parts, names, WIDTH) == pytest.approx(83.0, abs=0.5)
     # Three pixels further out, of 1.68 m each; the beam's own pier, at 70 m, does not count.
     moved = np.concatenate([parts[:, :, 3:], parts[:, :, -3:]], axis=2)
-    assert generate._pier(studio, moved, names) == pytest.approx(83.0 + 3 * 1.683, abs=0.7)
-    assert generate._pier(studio, parts[2:], names[2:]) == plans.PIER
+    assert joints.pier(moved, names, WIDTH) == pytest.approx(83.0 + 3 * 1.683, abs=0.7)
+    assert joints.pier(parts[2:], names[2:], WIDTH) == plans.PIER
 
 
 def test_a_tower_that_only_a_side_span_has_is_kept_whole(studio):
@@ -180,11 +180,11 @@ def test_a_design_takes_companions_that_fit_each_other():
     parts = np.stack([np.stack([one, np.roll(other, lower, axis=0)]) for lower in (2, 0, 3)])
     none = np.zeros((3, 2), int)
     for turn in range(3):
-        assert list(generate._fitting(plan, parts, none, turn)) == [turn, 1]
+        assert list(joints.fitting(plan, parts, none, turn)) == [turn, 1]
     flaws = none.copy()
     flaws[1, 1] = flaws[2, 0] = 1  # then the next best, and not its own turn
-    assert list(generate._fitting(plan, parts, flaws, 0)) == [0, 0]
-    assert generate._fitting(plan, parts, flaws, 2)[0] != 2
+    assert list(joints.fitting(plan, parts, flaws, 0)) == [0, 0]
+    assert joints.fitting(plan, parts, flaws, 2)[0] != 2
 
 
 def test_a_group_is_the_same_alone_and_another_seed_is_not(studio):
