@@ -131,8 +131,8 @@ def added(array: np.ndarray) -> np.ndarray:
 
 def lost(error: BaseException) -> str | None:
     """One line for an error of JAX's that another process's end has caused; None for any other error."""
-    reason = next(iter(str(error).splitlines()), "")
-    if several() and isinstance(error, RuntimeError | ValueError | TimeoutError) and _LOST.search(reason):
+    if several() and isinstance(error, RuntimeError | ValueError | TimeoutError) and _LOST.search(str(error)):
+        reason = str(error).splitlines()[0]
         return (
             f"another process of this run has ended or is out of reach ({reason[:200]}); start all again with the same "
             "command to continue"

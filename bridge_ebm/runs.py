@@ -277,6 +277,8 @@ def _writing_explained(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if processes.lost(error):  # a time-out is an OSError too
+            raise
         newest = checkpoint.newest_step(workdir)
         kept = "no checkpoint was saved yet" if newest is None else f"checkpoint {newest} is intact"
         raise InputError(

@@ -36,11 +36,11 @@ def run(main: Callable[[], None]) -> None:
             main()
         except InputError as error:
             stop(f"{Path(argv[0]).name}: error: {error}")
-        except OSError as error:
-            place = f"{error.filename}: " if error.filename is not None else ""
-            stop(f"{Path(argv[0]).name}: error: {place}{error.strerror or error}; check the name, rights and space")
         except Exception as error:
             line = processes.lost(error)
+            if line is None and isinstance(error, OSError):
+                place = f"{error.filename}: " if error.filename is not None else ""
+                line = f"{place}{error.strerror or error}; check the name, rights and space"
             if line is None:
                 raise
             stop(f"{Path(argv[0]).name}: error: {line}")

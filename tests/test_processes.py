@@ -69,11 +69,12 @@ def test_a_process_dies_the_others_end_and_more_of_them_continue(tmp_path):
     finally:
         for process in running:
             process.kill()
+        silent = running[1].communicate()[0]
     assert running[0].returncode == 1
     assert "Traceback" not in error
     assert "train.py: error: another process of this run has ended" in error
     assert said(out).startswith("8 pictures of 8 sub-types")
-    assert not said(running[1].communicate()[0])
+    assert not said(silent)
 
     stopped = checkpoint.newest_step(workdir)
     last = stopped + 2
@@ -129,6 +130,16 @@ def test_a_process_alone_is_the_first_and_waits_for_nobody(monkeypatch):
     processes.wait_for_all("here")
     assert processes.merged([1, 2]) == [1, 2] and processes.share("abc") == "abc"
     assert processes.lost(ValueError("Gloo all-reduce failed: Connection closed by peer")) is None
+
+
+def test_a_time_out_where_another_process_ended_is_not_taken_for_a_full_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "several", lambda: True)
+    timed_out = TimeoutError("Timeout waiting at barrier 'save'.\nThe original error raised was: UNAVAILABLE")
+    assert processes.lost(timed_out).startswith("another process of this run has ended")
+    with pytest.raises(TimeoutError), runs._writing_explained(tmp_path):
+        raise timed_out
+    with pytest.raises(InputError, match="make room"), runs._writing_explained(tmp_path):
+        raise OSError(28, "No space left on device")
 
 
 def test_slurm_is_found_where_it_started_several_tasks(monkeypatch):
