@@ -300,10 +300,9 @@ def _cells(studio: Studio, plan: Plan, flipped: bool) -> tuple[np.ndarray, np.nd
     spans = across[:2] if studio.half else across
     labels, masks = [], []
     rows = compose.deck_masks(studio.height, studio.width)
-    for level, seam in enumerate(plan.seams):
-        reach = seam / plans.METRES * studio.width
-        seams = (studio.width / 2 - reach,) if studio.half else (studio.width / 2 - reach, studio.width / 2 + reach)
-        columns = compose.span_masks(studio.width, seams)[:, : studio.area[1]]
+    for level, (left, right) in enumerate(plan.seams):
+        places = studio.width * (0.5 - left / plans.METRES), studio.width * (0.5 + right / plans.METRES)
+        columns = compose.span_masks(studio.width, places[: len(spans) - 1])[:, : studio.area[1]]
         masks.append(compose.cells(rows[level : level + 1], columns))
         labels += [studio.subtypes.index(span[level]) for span in spans]
     return np.array(labels), np.concatenate(masks)

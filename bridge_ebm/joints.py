@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bridge_ebm import plans
+from bridge_ebm import compose, plans
 from bridge_ebm.plans import Plan
 
 ABOUT = 7.0  # metres about the usual place of the piers in which a companion's is looked for
-TOWER = 0.3  # of the ink of its darkest column: more is tower, less its blurred edge
+NEAR = 0.002  # per square metre: what a seam away from the piers weighs against squared differences of a tower's ink
 JOINT = 1 / 3  # width of the seams where finished pictures are joined, in those of `compose.SEAM`
 FIT = 2.0  # the same, of those along which companions are compared
 # What a flaw of a companion, and another noise than the design's turn, weigh against squared differences along seams.
@@ -36,10 +36,13 @@ def fitting(plan: Plan, parts: np.ndarray, flaws: np.ndarray, turn: int) -> np.n
     return choices[cost.argmin()]
 
 
-def seams(plan: Plan, parts: np.ndarray, width: int) -> tuple[float, float]:
-    """Where the companions [K, h, w, 1] of a plan part, above and below the deck."""
+def seams(plan: Plan, parts: np.ndarray, width: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where the companions [K, h, w, 1] of a plan part, left and right, above and below the deck."""
     place = pier(parts, plan.subtypes, width)
-    return _behind_towers(plan, parts, width, place), place
+    mirrored = parts if parts.shape[2] < width else parts[:, :, ::-1]
+    left = _about_towers(plan, plan.spans[0].above, parts[:, :, : width // 2], width, place)
+    right = _about_towers(plan, plan.spans[2].above, mirrored[:, :, : width // 2], width, place)
+    return (left, right), (place, place)
 
 
 def pier(parts: np.ndarray, names: Sequence[str], width: int) -> float:
@@ -57,21 +60,31 @@ def pier(parts: np.ndarray, names: Sequence[str], width: int) -> float:
     return float(np.mean(found)) if found else plans.PIER
 
 
-def _behind_towers(plan: Plan, parts: np.ndarray, width: int, seam: float) -> float:
-    """Metres from mid-span where the companions [K, h, w, 1] of a plan part above the deck: at `seam`, or, where
-    only side spans have towers, just beyond those. Their middle would leave half a tower, of thin ones a shadow.
+def _about_towers(plan: Plan, side: str, halves: np.ndarray, width: int, place: float) -> float:
+    """Metres from mid-span where the companions' `halves` [K, h, w, 1] of sub-type `side` and of the main span part
+    above the deck: near `place`, where the tower that is left is most like that of one of them.
+
+    Along the middle of two that do not stand in the same columns, or of one that only one of them has, half a tower or
+    two would be left, of thin ones shadows.
     """
-    if plan.spans[1].above in plans.TOWERED:
-        return seam
-    height, metres = parts.shape[1], _from_mid_span(parts, width)
-    for side in (plan.spans[0], plan.spans[2]):
-        if side.above in plans.TOWERED:
-            part = parts[plan.subtypes.index(side.above)]
-            ink = _upright_ink(part, height // 6, height * 3 // 8, metres)
-            if ink.max() > 0:
-                pixel = plans.METRES / width
-                seam = min(seam, float(metres[ink > TOWER * ink.max()].min()) - 0.75 * pixel)
-    return seam
+    main = plan.spans[1].above
+    ink = [_tower_ink(halves[plan.subtypes.index(name)], name, width) for name in (side, main)]
+    wanted = [one for one in ink if one.any()]
+    if not wanted:
+        return place
+    offsets = np.linspace(-ABOUT, ABOUT, 57)  # metres
+    costs = []
+    for offset in offsets:
+        share = compose.span_masks(width, (width * (0.5 - (place + offset) / plans.METRES),), JOINT)[0, : width // 2]
+        left = share * ink[0] + (1 - share) * ink[1]
+        costs.append(min(np.square(left - one).sum() for one in wanted) + NEAR * offset**2)
+    return place + float(offsets[np.argmin(costs)])
+
+
+def _tower_ink(half: np.ndarray, name: str, width: int) -> np.ndarray:
+    """The ink [w] of the tower in the left half [h, w, 1] of a companion of sub-type `name`; 0 where it has none."""
+    height, metres = half.shape[0], _from_mid_span(half[None], width)
+    return _upright_ink(half, height // 6, height * 3 // 8, metres) * (name in plans.TOWERED)
 
 
 def _from_mid_span(parts: np.ndarray, width: int) -> np.ndarray:

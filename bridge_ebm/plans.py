@@ -40,14 +40,14 @@ class Span(NamedTuple):
 class Plan(NamedTuple):
     """How one candidate is made.
 
-    `way`; the `spans` left, main and right; `seams` in metres from mid-span, above and below the deck. Ways that do not
-    compose by region have the same sub-type in all of `spans`, and `other`, the second sub-type that they mix in ("":
-    none).
+    `way`; the `spans` left, main and right; `seams` left and right in metres from mid-span, above and below the deck.
+    Ways that do not compose by region have the same sub-type in all of `spans`, and `other`, the second sub-type that
+    they mix in ("": none).
     """
 
     way: str
     spans: tuple[Span, Span, Span]
-    seams: tuple[float, float] = (PIER, PIER)
+    seams: tuple[tuple[float, float], tuple[float, float]] = ((PIER, PIER), (PIER, PIER))
     other: str = ""
 
     @property
@@ -160,9 +160,9 @@ def masks(plan: Plan, height: int, width: int, softness: float = 1.0) -> np.ndar
     """
     rows = compose.deck_masks(height, width)
     regions: dict[str, np.ndarray] = {}
-    for level, seam in enumerate(plan.seams):
-        reach = seam / METRES * width
-        columns = compose.span_masks(width, (width / 2 - reach, width / 2 + reach), softness)
+    for level, (left, right) in enumerate(plan.seams):
+        places = width * (0.5 - left / METRES), width * (0.5 + right / METRES)
+        columns = compose.span_masks(width, places, softness)
         for cell, span in zip(compose.cells(rows[level : level + 1], columns), plan.spans, strict=True):
             name = span[level]
             regions[name] = regions.get(name, 0) + cell

@@ -150,6 +150,22 @@ def test_a_tower_that_only_a_side_span_has_is_kept_whole(studio):
     assert tower_ink(shared) == pytest.approx(whole, rel=0.1)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_of_towers_that_do_not_stand_in_line_one_is_left(whole):
+    plan = composed("harp_cable_stayed", "fan_cable_stayed", "harp_cable_stayed", "spans")
+    harp, fan = (np.asarray(StandIn().centre(name)[0]) for name in plan.subtypes)
+    towers = slice(HEIGHT // 6, HEIGHT * 3 // 8)
+    for apart in (-2, -1, 1, 2):  # pixels that the main span's towers stand further out
+        moved = np.where(np.arange(WIDTH)[:, None] < WIDTH // 2, np.roll(fan, -apart, 1), np.roll(fan, apart, 1))
+        parts = np.stack([harp, moved])
+        seams = joints.seams(plan, parts if whole else parts[:, :, : WIDTH // 2], WIDTH)
+        masks = plans.masks(plan._replace(seams=seams), HEIGHT, WIDTH, joints.JOINT)
+        left = [(one[towers] + 1).min(axis=0)[: WIDTH // 2] for one in (*parts, (masks * parts).sum(axis=0))]
+        strays = [np.abs(left[2] - one).sum() / one.sum() for one in left[:2]]
+        assert min(strays) < 0.1
+        assert seams[0][0] == pytest.approx(seams[0][1], abs=0.3)
+
+
 def test_regional_designs_come_from_all_energies_on_one_picture(studio):
     plan = composed("fan_cable_stayed", "through_arch", ("harp_cable_stayed", "deck_arch"), "regional")
     alike = composed("deck_arch", "through_arch", "deck_arch", "regional")
