@@ -188,20 +188,26 @@ def meet(end: Array, way: Array, self_: int, axes: list[Array], widths: list[flo
     path = end + np.arange(-4, _JUMP + 1)[:, None] * way
     x, y = np.clip(np.rint(path).astype(int), 0, [WIDTH - 1, HEIGHT - 1]).T
     blank = np.cumsum(~faint[y, x] & (np.arange(-4, _JUMP + 1) > 0))
-    best: tuple[int, int, int] | None = None
-    for k, axis in enumerate(axes):
-        if k != self_:
-            far = np.hypot(path[:, None, 0] - axis[None, :, 0], path[:, None, 1] - axis[None, :, 1])
-            hit = np.flatnonzero(far.min(1) <= max(2.5, widths[k] / 2 + 1.5))
-            if len(hit) and (best is None or hit[0] < best[0]):
-                best = int(hit[0]), k, int(far[hit[0]].argmin())
+    points = np.concatenate(axes)
+    owner = np.repeat(np.arange(len(axes)), [len(axis) for axis in axes])
+    reach = np.maximum(2.5, np.array(widths) / 2 + 1.5)
+    near = (np.abs(points - end).max(1) <= _JUMP + reach.max()) & (owner != self_)
+    points, owner = points[near], owner[near]
+    far = np.hypot(path[:, None, 0] - points[:, 0], path[:, None, 1] - points[:, 1])
+    close = far <= reach[owner]
+    first = np.flatnonzero(close.any(1))[:1]  # the place on the way where the first of them are met
+    best: tuple[int, int, Array] | None = None
+    if len(first):
+        number = int(owner[close[first[0]]].min())
+        mine = owner == number
+        best = int(first[0]), number, points[mine][far[first[0], mine].argmin()]
     level = np.abs(path[:, 1] - deck.row - deck.slope * path[:, 0]) <= deck.half + 2.5
     hit = np.flatnonzero(level & (path[:, 0] > deck.left - 4) & (path[:, 0] < deck.right + 4))
     if len(hit) and (best is None or hit[0] < best[0]):
         return Held("deck", onto(path[hit[0]], way, deck), bool(blank[hit[0]] > _BLANK))
     if best is None:
         return Held("free", end, False)
-    return Held(best[1], axes[best[1]][best[2]], bool(blank[best[0]] > _BLANK))
+    return Held(best[1], best[2], bool(blank[best[0]] > _BLANK))
 
 
 def onto(point: Array, way: Array, deck: Deck) -> Array:
