@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bridge_ebm import compose, plans
-from bridge_ebm.plans import Plan
+from bridge_ebm.plans import Plan, Span
 
 ABOUT = 7.0  # metres about the usual place of the piers in which a companion's is looked for
-NEAR = 0.002  # per square metre: what a seam away from the piers weighs against squared differences of a tower's ink
+NEAR = 0.002  # per square metre: what a seam away from the piers weighs against squared differences of ink
 JOINT = 1 / 3  # width of the seams where finished pictures are joined, in those of `compose.SEAM`
 FIT = 2.0  # the same, of those along which companions are compared
 # What a flaw of a companion, and another noise than the design's turn, weigh against squared differences along seams.
@@ -40,58 +40,72 @@ def seams(plan: Plan, parts: np.ndarray, width: int) -> tuple[tuple[float, float
     """Where the companions [K, h, w, 1] of a plan part, left and right, above and below the deck."""
     place = pier(parts, plan.subtypes, width)
     mirrored = parts if parts.shape[2] < width else parts[:, :, ::-1]
-    left = _about_towers(plan, plan.spans[0].above, parts[:, :, : width // 2], width, place)
-    right = _about_towers(plan, plan.spans[2].above, mirrored[:, :, : width // 2], width, place)
-    return (left, right), (place, place)
+    left, right = (
+        _beside(plan, span, halves[:, :, : width // 2], width, place)
+        for span, halves in ((plan.spans[0], parts), (plan.spans[2], mirrored))
+    )
+    return (left[0], right[0]), (left[1], right[1])
 
 
 def pier(parts: np.ndarray, names: Sequence[str], width: int) -> float:
     """Metres from mid-span of the piers of the companions [K, h, w, 1] that stand where most do, on average.
 
-    Towers must be cut along their middle: beside it, stays of the other side would leave stumps.
+    Uprights are best cut along their middle: beside it, stays of the other side leave stumps.
     """
-    height, metres = parts.shape[1], _from_mid_span(parts, width)
+    metres = _from_mid_span(parts, width)
     found = []
     for name, part in zip(names, parts, strict=True):
-        # What goes down all the way is a pier; arches and legs move on.
-        ink = _upright_ink(part, height * 5 // 8, height * 13 // 16, metres)
-        if name not in plans.SHORT_SPAN and ink.max() > 0:
+        ink = _upright(part, name, 1, width)
+        if ink.any():
             found.append(float((ink * metres).sum() / ink.sum()))
     return float(np.mean(found)) if found else plans.PIER
 
 
-def _about_towers(plan: Plan, side: str, halves: np.ndarray, width: int, place: float) -> float:
-    """Metres from mid-span where the companions' `halves` [K, h, w, 1] of sub-type `side` and of the main span part
-    above the deck: near `place`, where the tower that is left is most like that of one of them.
+def _beside(plan: Plan, side: Span, halves: np.ndarray, width: int, place: float) -> tuple[float, float]:
+    """Metres from mid-span where the companions' `halves` [K, h, w, 1] of the span `side` and of the main span part,
+    above and below the deck: near `place`, and so that the tower and the pier that are left are those of one of the
+    two spans.
 
-    Along the middle of two that do not stand in the same columns, or of one that only one of them has, half a tower or
-    two would be left, of thin ones shadows.
+    Along the middle of two that do not stand in the same columns, or of one that only one of them has, half of it or
+    both would be left, of thin ones shadows.
     """
-    main = plan.spans[1].above
-    ink = [_tower_ink(halves[plan.subtypes.index(name)], name, width) for name in (side, main)]
-    wanted = [one for one in ink if one.any()]
-    if not wanted:
-        return place
-    offsets = np.linspace(-ABOUT, ABOUT, 57)  # metres
-    costs = []
-    for offset in offsets:
-        share = compose.span_masks(width, (width * (0.5 - (place + offset) / plans.METRES),), JOINT)[0, : width // 2]
-        left = share * ink[0] + (1 - share) * ink[1]
-        costs.append(min(np.square(left - one).sum() for one in wanted) + NEAR * offset**2)
-    return place + float(offsets[np.argmin(costs)])
+    spans = side, plan.spans[1]
+    ink = [
+        [_upright(halves[plan.subtypes.index(span[level])], span[level], level, width) for span in spans]
+        for level in (0, 1)
+    ]
+    found = [
+        [_parted(both, both[owner] if both[owner].any() else both[1 - owner], width, place) for both in ink]
+        for owner in (0, 1)
+    ]
+    (above, _), (below, _) = min(found, key=lambda levels: sum(cost for _, cost in levels))
+    return above, below
 
 
-def _tower_ink(half: np.ndarray, name: str, width: int) -> np.ndarray:
-    """The ink [w] of the tower in the left half [h, w, 1] of a companion of sub-type `name`; 0 where it has none."""
+def _parted(ink: list[np.ndarray], wanted: np.ndarray, width: int, place: float) -> tuple[float, float]:
+    """Where to part the side span from the main one, whose uprights have `ink` [w] each, to be left with `wanted`: near
+    `place`, in metres from mid-span, and what it costs.
+    """
+    seams = place + np.linspace(-ABOUT, ABOUT, 57)
+    # The side span's share of every column.
+    shares = np.stack([compose.span_masks(width, (width * (0.5 - seam / plans.METRES),), JOINT)[0] for seam in seams])
+    left = ink[1] + shares[:, : width // 2] * (ink[0] - ink[1])
+    costs = np.square(left - wanted).sum(axis=1) + NEAR * (seams - place) ** 2
+    return float(seams[costs.argmin()]), float(costs.min())
+
+
+def _upright(half: np.ndarray, name: str, level: int, width: int) -> np.ndarray:
+    """The ink [w] of the tower (level 0) or pier (1) near the usual place that a left half [h, w, 1] of sub-type `name`
+    has, 0 where it has none.
+
+    What goes down all the way is upright; arches and legs move on.
+    """
+    has = name in plans.TOWERED if level == 0 else name not in plans.SHORT_SPAN
     height, metres = half.shape[0], _from_mid_span(half[None], width)
-    return _upright_ink(half, height // 6, height * 3 // 8, metres) * (name in plans.TOWERED)
+    first, last = ((height // 6, height * 3 // 8), (height * 5 // 8, height * 13 // 16))[level]
+    return (half[first:last, :, 0] + 1).min(axis=0) * (np.abs(metres - plans.PIER) < ABOUT) * has
 
 
 def _from_mid_span(parts: np.ndarray, width: int) -> np.ndarray:
     """How many metres each column of companions [K, h, w, 1] is from mid-span of the picture, [w]."""
     return np.abs(np.arange(width) + 0.5 - width / 2)[: parts.shape[2]] / width * plans.METRES
-
-
-def _upright_ink(part: np.ndarray, first: int, last: int, metres: np.ndarray) -> np.ndarray:
-    """The ink [w] about the piers that a companion [h, w, 1] has in all rows from `first` to `last`."""
-    return (part[first:last, :, 0] + 1).min(axis=0) * (np.abs(metres - plans.PIER) < ABOUT)
