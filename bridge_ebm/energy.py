@@ -2,6 +2,8 @@
 image looks real.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
 import jax
@@ -88,7 +90,15 @@ def energy_function(network: nn.Module, params: Any, batch_stats: Any, labels: j
     """
     variables = {"params": params, "batch_stats": batch_stats}
     named = {} if labels is None else {"labels": labels}
-    return jax.tree_util.Partial(network.apply, variables, **named)
+    return jax.tree_util.Partial(_apply(network), variables, **named)
+
+
+@cache
+def _apply(network: nn.Module) -> Callable[..., Any]:
+    """One function for all networks that are equal: methods of two that are not the same object never are, and `jit`
+    would compile each anew.
+    """
+    return network.apply
 
 
 def init_variables(network: nn.Module, key: jax.Array, height: int, width: int) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_ebm import energy
+from bridge_ebm import energy, langevin
 from bridge_ebm.langevin import uniform_images
+from bridge_ebm.models import Model, ModelSettings
 from bridge_ebm.multiscale import MultiscaleEnergy
 from bridge_ebm.settings import TrainSettings
 
@@ -174,3 +175,31 @@ def test_an_energy_is_a_pytree_of_its_weights_and_labels():
     paper = variables_of(energy.PaperEnergy(), 16, 32)
     function = energy.energy_function(energy.PaperEnergy(), paper["params"], paper["batch_stats"])
     np.testing.assert_array_equal(function(images), energy.PaperEnergy().apply(paper, images))
+
+
+def test_all_classes_and_new_weights_share_one_compiled_chain():
+    def model(seed):
+        network = energy.make_network(settings, len(settings.subtypes))
+        variables = variables_of(network, 16, 16, seed)  # the network sees halves
+        return Model(variables["params"], {}, settings)
+
+    settings = ModelSettings(
+        network="multiscale",
+        channels=2,
+        precision="float32",
+        subtypes=("a", "b"),
+        mirror=True,
+        height=16,
+        width=32,
+        start="uniform_mirrored",
+        num_steps=3,
+        step_size=0.1,
+        noise=0.0,
+        gradient_clip=1.0,
+    )
+    first = model(0).draw(jax.random.key(0), 2, "a")
+    compiled = langevin.compiled_sample._cache_size()
+    others = [model(seed).draw(jax.random.key(0), 2, name) for seed in (0, 1) for name in ("a", "b", None)]
+    assert langevin.compiled_sample._cache_size() == compiled
+    np.testing.assert_array_equal(others[0], first)
+    assert all((other != first).any() for other in others[1:])
