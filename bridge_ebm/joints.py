@@ -13,8 +13,9 @@ from bridge_ebm.plans import Plan, Span
 
 ABOUT = 7.0  # metres about the usual place of the piers in which a companion's is looked for
 NEAR = 0.002  # per square metre: what a seam away from the piers weighs against squared differences of ink
-JOINT = 1 / 3  # width of the seams where finished pictures are joined, in those of `compose.SEAM`
-FIT = 2.0  # the same, of those along which companions are compared
+# Width of the seams where finished pictures are joined, in those of `compose.SEAM`: a cut between columns of pixels.
+JOINT = 1 / 12
+FIT = 2.0  # the same, of the seams along which companions are compared
 # What a flaw of a companion, and another noise than the design's turn, weigh against squared differences along seams.
 FLAW, TURN = 1e4, 1e2
 
