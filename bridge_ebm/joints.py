@@ -16,23 +16,27 @@ NEAR = 0.002  # per square metre: what a seam away from the piers weighs against
 # Width of the seams where finished pictures are joined, in those of `compose.SEAM`: a cut between columns of pixels.
 JOINT = 1 / 12
 FIT = 2.0  # the same, of the seams along which companions are compared
-# What a flaw of a companion, and another noise than the design's turn, weigh against squared differences along seams.
-FLAW, TURN = 1e4, 1e2
+# What a flaw of a companion, another noise than the design's turn, and a square metre between the places of two
+# companions' piers weigh against squared differences along seams.
+FLAW, TURN, LINE = 1e4, 1e2, 20.0
 
 
 def fitting(plan: Plan, parts: np.ndarray, flaws: np.ndarray, turn: int) -> np.ndarray:
     """Whose noise each sub-type of a plan takes its companion from, int [K], of companions [NOISES, K, H, W, 1].
 
     Those with the fewest `flaws` [NOISES, K]; among these the first sub-type's is number `turn`, so that designs of a
-    group differ, and the others are those that differ least from their neighbours along the seams.
+    group differ, and the others are those that differ least from their neighbours along the seams, with piers in line.
     """
     count = parts.shape[1]
     masks = plans.masks(plan, parts.shape[2], parts.shape[3], FIT)
     choices = np.stack(list(np.ndindex(*(len(parts),) * count)))  # [choices, K]
+    width = parts.shape[3]
+    places = np.array([[_place(one, name, width) for one in parts[:, k]] for k, name in enumerate(plan.subtypes)]).T
     cost = FLAW * np.take_along_axis(flaws, choices, axis=0).sum(axis=1) + TURN * (choices[:, 0] != turn)
     for k in range(count):
         for m in range(k):
             apart = (masks[k] * masks[m] * (parts[:, None, k] - parts[None, :, m]) ** 2).sum((2, 3, 4))
+            apart += LINE * np.nan_to_num(places[:, None, k] - places[None, :, m]) ** 2
             cost += apart[choices[:, k], choices[:, m]]
     return choices[cost.argmin()]
 
@@ -53,13 +57,14 @@ def pier(parts: np.ndarray, names: Sequence[str], width: int) -> float:
 
     Uprights are best cut along their middle: beside it, stays of the other side leave stumps.
     """
-    metres = _from_mid_span(parts, width)
-    found = []
-    for name, part in zip(names, parts, strict=True):
-        ink = _upright(part, name, 1, width)
-        if ink.any():
-            found.append(float((ink * metres).sum() / ink.sum()))
-    return float(np.mean(found)) if found else plans.PIER
+    places = [_place(part, name, width) for name, part in zip(names, parts, strict=True)]
+    return plans.PIER if np.isnan(places).all() else float(np.nanmean(places))
+
+
+def _place(part: np.ndarray, name: str, width: int) -> float:
+    """Metres from mid-span of the pier of a companion [h, w, 1] of sub-type `name`; NaN where it has none there."""
+    ink = _upright(part, name, 1, width)
+    return float((ink * _from_mid_span(part[None], width)).sum() / ink.sum()) if ink.any() else np.nan
 
 
 def _beside(plan: Plan, side: Span, halves: np.ndarray, width: int, place: float) -> tuple[float, float]:

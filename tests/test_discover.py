@@ -217,6 +217,21 @@ def test_a_design_takes_companions_that_fit_each_other():
     assert joints.fitting(plan, parts, flaws, 2)[0] != 2
 
 
+def test_piers_in_line_outweigh_other_differences_along_the_seams(monkeypatch):
+    plan = composed("harp_cable_stayed", "fan_cable_stayed", "harp_cable_stayed", "spans")
+    pier = round(WIDTH * (0.5 - plans.PIER / plans.METRES))
+    parts = np.full((2, 2, HEIGHT, WIDTH, 1), -1.0)
+    parts[:, :, HEIGHT // 2 :, [pier, -1 - pier]] = 1
+    # Companions of the second sub-type: one with its piers elsewhere, and one in line, but with something above them.
+    parts[0, 1, HEIGHT // 2 :] = -1
+    parts[0, 1, HEIGHT // 2 :, [pier + 2, -3 - pier]] = 1
+    parts[1, 1, : HEIGHT // 2, pier - 3 : pier + 4] = 1
+    none = np.zeros((2, 2), int)
+    assert list(joints.fitting(plan, parts, none, 0)) == [0, 1]
+    monkeypatch.setattr(joints, "LINE", 0.0)
+    assert list(joints.fitting(plan, parts, none, 0)) == [0, 0]
+
+
 def test_a_group_is_the_same_alone_and_another_seed_is_not(studio):
     group = drawn(0, range(16))
     one, other = (generate.make_group(studio, 0, 3, group) for _ in range(2))
