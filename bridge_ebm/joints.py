@@ -16,8 +16,8 @@ NEAR = 0.002  # per square metre: what a seam away from the piers weighs against
 # Width of the seams where finished pictures are joined, in those of `compose.SEAM`: a cut between columns of pixels.
 JOINT = 1 / 12
 FIT = 2.0  # the same, of the seams along which companions are compared
-# What a flaw of a companion, another noise than the design's turn, and a square metre between the places of two
-# companions' piers weigh against squared differences along seams.
+# What a flaw of a companion, another noise than the design's turn, and a square metre between an upright's place and
+# the mean of all weigh against squared differences along seams.
 FLAW, TURN, LINE = 1e4, 1e2, 20.0
 
 
@@ -31,12 +31,15 @@ def fitting(plan: Plan, parts: np.ndarray, flaws: np.ndarray, turn: int) -> np.n
     masks = plans.masks(plan, parts.shape[2], parts.shape[3], FIT)
     choices = np.stack(list(np.ndindex(*(len(parts),) * count)))  # [choices, K]
     width = parts.shape[3]
-    places = np.array([[_place(one, name, width) for one in parts[:, k]] for k, name in enumerate(plan.subtypes)]).T
+    places = np.array(
+        [[_places(one, name, width) for one in parts[:, k]] for k, name in enumerate(plan.subtypes)]
+    )  # [K, NOISES, 2]
+    chosen = places[np.arange(count), choices].reshape(len(choices), -1)
     cost = FLAW * np.take_along_axis(flaws, choices, axis=0).sum(axis=1) + TURN * (choices[:, 0] != turn)
+    cost += LINE * _spread(chosen)
     for k in range(count):
         for m in range(k):
             apart = (masks[k] * masks[m] * (parts[:, None, k] - parts[None, :, m]) ** 2).sum((2, 3, 4))
-            apart += LINE * np.nan_to_num(places[:, None, k] - places[None, :, m]) ** 2
             cost += apart[choices[:, k], choices[:, m]]
     return choices[cost.argmin()]
 
@@ -57,14 +60,23 @@ def pier(parts: np.ndarray, names: Sequence[str], width: int) -> float:
 
     Uprights are best cut along their middle: beside it, stays of the other side leave stumps.
     """
-    places = [_place(part, name, width) for name, part in zip(names, parts, strict=True)]
+    places = np.array([_places(part, name, width)[1] for name, part in zip(names, parts, strict=True)])
     return plans.PIER if np.isnan(places).all() else float(np.nanmean(places))
 
 
-def _place(part: np.ndarray, name: str, width: int) -> float:
-    """Metres from mid-span of the pier of a companion [h, w, 1] of sub-type `name`; NaN where it has none there."""
-    ink = _upright(part, name, 1, width)
-    return float((ink * _from_mid_span(part[None], width)).sum() / ink.sum()) if ink.any() else np.nan
+def _places(part: np.ndarray, name: str, width: int) -> list[float]:
+    """Metres from mid-span of the tower and of the pier of a companion [h, w, 1] of sub-type `name`; NaN where it has
+    none there.
+    """
+    metres = _from_mid_span(part[None], width)
+    found = [_upright(part, name, level, width) for level in (0, 1)]
+    return [float((ink * metres).sum() / ink.sum()) if ink.any() else np.nan for ink in found]
+
+
+def _spread(places: np.ndarray) -> np.ndarray:
+    """Sum [N] of the squared distances of places [N, P] from their mean, those that are NaN left out."""
+    mean = np.nansum(places, axis=1) / np.maximum((~np.isnan(places)).sum(axis=1), 1)
+    return np.nansum((places - mean[:, None]) ** 2, axis=1)
 
 
 def _beside(plan: Plan, side: Span, halves: np.ndarray, width: int, place: float) -> tuple[float, float]:
