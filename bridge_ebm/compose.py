@@ -15,7 +15,6 @@ says so. Masks of regions are a partition of unity; `span_masks`, `deck_masks` a
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,28 +76,10 @@ def one_of(energies: Sequence[Partial], index: jax.Array) -> Partial:
     What the energies share (the same array object: a network's weights) is kept once, so a batch costs what it costs
     under a single energy. Raises ValueError where they are different functions.
     """
-    first = energies[0]
-    energies = [_restated(energy, first) for energy in energies]
     if len({jax.tree.structure(energy) for energy in energies}) != 1:
         raise ValueError("one_of takes energies of one function: they differ in more than their arrays")
     own = jax.tree.map(lambda *leaves: None if _same(leaves) else jnp.stack(leaves), *energies)
-    return Partial(_one_of, first, own, jnp.asarray(index, jnp.int32))
-
-
-def _restated(energy: Any, first: Any) -> Any:
-    """`energy` on the very functions of `first`, where they are alike, so that both are one kind of pytree."""
-    if not (isinstance(energy, Partial) and isinstance(first, Partial) and _alike(energy.func, first.func)):
-        return energy
-    if len(energy.args) != len(first.args) or energy.keywords.keys() != first.keywords.keys():
-        return energy
-    args = [_restated(mine, its) for mine, its in zip(energy.args, first.args, strict=True)]
-    return Partial(first.func, *args, **{k: _restated(mine, first.keywords[k]) for k, mine in energy.keywords.items()})
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two functions are one: methods of equal owners are, though Python holds them for different."""
-    mine, theirs = getattr(one, "__self__", None), getattr(other, "__self__", None)
-    return one == other or (mine is not None and mine == theirs and one.__func__ is other.__func__)
+    return Partial(_one_of, energies[0], own, jnp.asarray(index, jnp.int32))
 
 
 def _same(leaves: tuple[jax.Array, ...]) -> bool:

@@ -1,13 +1,12 @@
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from bridge_ebm import compose
+from bridge_ebm import compose, energy
 from bridge_ebm.langevin import energy_and_gradient, uniform_images
+from bridge_ebm.multiscale import MultiscaleEnergy
 
 SHAPE = (6, 8, 1)
 
@@ -20,13 +19,6 @@ def well(centre, stiffness, images):
 def ripples(images):
     """An energy whose gradient at a pixel depends on the pixels around it."""
     return jnp.sin(2 * images + jnp.roll(images, 1, 2) * jnp.roll(images, 1, 1)).sum((1, 2, 3))
-
-
-class Owner(NamedTuple):
-    power: float
-
-    def energy(self, scale, images):
-        return scale * (jnp.abs(images) ** self.power).sum((1, 2, 3))
 
 
 def bowl(centre=0.0, stiffness=1.0):
@@ -88,21 +80,14 @@ def test_one_of_gives_every_image_its_own_energy_and_keeps_what_is_shared_once()
     np.testing.assert_allclose(mixed(images), wanted, rtol=1e-6)
     weights = [leaf for leaf in jax.tree.leaves(mixed) if leaf.shape == (1, *SHAPE)]
     assert len(weights) == 1
-    # Methods of equal owners are one function.
-    owners = [Owner(2.0), Owner(2.0), Owner(3.0)]
-    methods = [Partial(owner.energy, jnp.float32(k)) for k, owner in enumerate(owners)]
-    np.testing.assert_allclose(compose.one_of(methods[:2], jnp.array([1, 1, 0, 1]))(images)[2], 0)
-    # So they are where another function holds them, as an energy of halves does.
-    twice = [Partial(doubled, method) for method in methods]
+    twice = [Partial(doubled, kind) for kind in kinds]
+    np.testing.assert_allclose(compose.one_of(twice, index)(images), 2 * wanted, rtol=1e-6)
+    # Networks that are equal are one function, though made one by one.
+    variables = energy.init_variables(MultiscaleEnergy(2, 2), jax.random.key(0), *SHAPE[:2])
+    classes = [energy.energy_function(MultiscaleEnergy(2, 2), variables["params"], {}, jnp.int32(k)) for k in (0, 1)]
     np.testing.assert_allclose(
-        compose.one_of(twice[:2], jnp.array([1, 1, 0, 1]))(images),
-        2 * methods[1](images) * np.array([1, 1, 0, 1]),
-        rtol=1e-6,
+        compose.one_of(classes, jnp.array([1, 1, 0, 1]))(images)[2], classes[0](images)[2], rtol=1e-6
     )
-    with pytest.raises(ValueError, match="energies of one function"):
-        compose.one_of(twice, index)
-    with pytest.raises(ValueError, match="energies of one function"):
-        compose.one_of(methods, index)
     with pytest.raises(ValueError, match="energies of one function"):
         compose.one_of([kinds[0], Partial(ripples)], index)
 
