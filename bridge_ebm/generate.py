@@ -300,7 +300,8 @@ def _cells(studio: Studio, plan: Plan, flipped: bool) -> tuple[np.ndarray, np.nd
     spans = across[:2] if studio.half else across
     labels, masks = [], []
     rows = compose.deck_masks(studio.height, studio.width)
-    for level, (left, right) in enumerate(plan.seams):
+    for level, seams in enumerate(plan.seams):
+        left, right = seams[::-1] if flipped else seams
         places = studio.width * (0.5 - left / plans.METRES), studio.width * (0.5 + right / plans.METRES)
         columns = compose.span_masks(studio.width, places[: len(spans) - 1])[:, : studio.area[1]]
         masks.append(compose.cells(rows[level : level + 1], columns))

@@ -84,10 +84,14 @@ def test_one_of_gives_every_image_its_own_energy_and_keeps_what_is_shared_once()
     np.testing.assert_allclose(compose.one_of(twice, index)(images), 2 * wanted, rtol=1e-6)
     # Networks that are equal are one function, though made one by one.
     variables = energy.init_variables(MultiscaleEnergy(2, 2), jax.random.key(0), *SHAPE[:2])
-    classes = [energy.energy_function(MultiscaleEnergy(2, 2), variables["params"], {}, jnp.int32(k)) for k in (0, 1)]
-    np.testing.assert_allclose(
-        compose.one_of(classes, jnp.array([1, 1, 0, 1]))(images)[2], classes[0](images)[2], rtol=1e-6
-    )
+    zero, one = (energy.energy_function(MultiscaleEnergy(2, 2), variables["params"], {}, jnp.int32(k)) for k in (0, 1))
+    which = jnp.array([1, 1, 0, 1])
+    found = compose.one_of([Partial(doubled, zero), Partial(doubled, one)], which)(images)
+    np.testing.assert_allclose(found, 2 * jnp.where(which == 1, one(images), zero(images)), rtol=1e-6)
+    other = energy.energy_function(MultiscaleEnergy(2, 2, 1), variables["params"], {}, jnp.int32(1))
+    for energies in ([zero, other], [Partial(doubled, zero), Partial(doubled, other)]):
+        with pytest.raises(ValueError, match="energies of one function"):
+            compose.one_of(energies, which)
     with pytest.raises(ValueError, match="energies of one function"):
         compose.one_of([kinds[0], Partial(ripples)], index)
 

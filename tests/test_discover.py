@@ -191,6 +191,13 @@ def test_regional_designs_come_from_all_energies_on_one_picture(studio):
     np.testing.assert_array_equal(made[1].picture, made[1].picture[:, ::-1])
 
 
+def test_the_right_half_of_a_plan_is_the_left_half_of_the_mirrored_one(studio):
+    plan = composed("fan_cable_stayed", "through_arch", "beam", "regional")._replace(seams=((80.0, 86.0), (78.0, 84.0)))
+    mirrored = plan._replace(spans=plan.spans[::-1], seams=tuple(seam[::-1] for seam in plan.seams))
+    for right, left in zip(generate._cells(studio, plan, True), generate._cells(studio, mirrored, False), strict=True):
+        np.testing.assert_array_equal(right, left)
+
+
 def test_a_design_takes_the_clean_set_of_companions(studio, monkeypatch):
     plan = composed("deck_arch", "through_arch", "deck_arch", "spans")
     pictures = np.stack([np.asarray(StandIn().centre(name)[0])[:, : WIDTH // 2] for name in studio.subtypes])

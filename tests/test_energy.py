@@ -8,9 +8,10 @@ import pytest
 
 from bridge_ebm import energy, langevin
 from bridge_ebm.langevin import uniform_images
-from bridge_ebm.models import Model, ModelSettings
+from bridge_ebm.models import Model
 from bridge_ebm.multiscale import MultiscaleEnergy
 from bridge_ebm.settings import TrainSettings
+from bridge_ebm.workdir import model_settings
 
 # Table 1 of the paper: parameters of each layer at 48 x 192, statistics included.
 TABLE_1 = {
@@ -183,20 +184,17 @@ def test_all_classes_and_new_weights_share_one_compiled_chain():
         variables = variables_of(network, 16, 16, seed)  # the network sees halves
         return Model(variables["params"], {}, settings)
 
-    settings = ModelSettings(
+    training = TrainSettings(
         network="multiscale",
-        channels=2,
-        precision="float32",
-        subtypes=("a", "b"),
+        objective="equilibrium",
+        conditional=True,
         mirror=True,
+        channels=2,
         height=16,
         width=32,
-        start="uniform_mirrored",
-        num_steps=3,
-        step_size=0.1,
-        noise=0.0,
-        gradient_clip=1.0,
+        sample_steps=3,
     )
+    settings = model_settings(training, ("a", "b"))
     first = model(0).draw(jax.random.key(0), 2, "a")
     compiled = langevin.compiled_sample._cache_size()
     others = [model(seed).draw(jax.random.key(0), 2, name) for seed in (0, 1) for name in ("a", "b", None)]
