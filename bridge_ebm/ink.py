@@ -19,6 +19,8 @@ METRES = 300 / 475.34  # a canvas pixel, from the paper's 300 m of deck
 DEEP = 28  # pixels below the deck from which the ground may lie
 _MOST_INK, _MOST_PIECES, _MOST_LINE = 0.35, 150, 6500  # beyond these a picture is noise: refused before the graph
 _SPECK = 12  # pixels
+_NOISY = 0.0035  # share of white
+_ASIDE = 4  # pixels, one and a half of the smaller size: thin towers may stand this far beside the pier
 _TOWER = 14  # pixels above the deck: what reaches higher over a pier is a tower
 
 Array = np.ndarray
@@ -109,11 +111,11 @@ def find_ink(grey: Array, enlarged: bool) -> Ink:
     On a noisy ground the picture is smoothed first: thin grey stays lose half their height, the noise two thirds.
     """
     soft = ndimage.gaussian_filter(grey, 1.0)
-    # More than 70% of a bridge picture is ground; blurring changes that little, unless it is noise.
-    noise = float(np.percentile(np.abs(grey - soft), 70))
+    # Blurring changes the ground little, unless it is noise, and ground is more than half of the densest bridge.
+    noise = float(np.median(np.abs(grey - soft)))
     low, high = (0.08, 0.16) if enlarged else (0.09, 0.16)
     seen = grey
-    if noise > 0.006:
+    if noise > _NOISY:
         seen = soft
         ground = float(np.median(seen))
         spread = float(np.percentile(seen, 75)) - ground
@@ -245,11 +247,17 @@ def find_uprights(mask: Array, deck: Deck) -> list[Upright]:
         if mask[int(bottom) + 4 :, max(a - 12, 0) : b + 12].any():
             continue  # a column on an arch: the arch goes lower
         found.append(Upright(x, half, deck.at(x), bottom, False))
-        up = np.clip(np.rint(line - deck.half - 1).astype(int), 0, HEIGHT - 1)[a:b]
-        above = up - np.where(~mask[:, a:b] & (rows <= up), rows, -1).max(0)
-        if above.max() >= _TOWER:
-            top = float(np.percentile((up - above)[above >= 0.6 * above.max()], 25)) + 1
+        for first, last in ((a, b), (max(a - _ASIDE, 0), min(b + _ASIDE, WIDTH))):
+            up = np.clip(np.rint(line - deck.half - 1).astype(int), 0, HEIGHT - 1)[first:last]
+            above = up - np.where(~mask[:, first:last] & (rows <= up), rows, -1).max(0)
+            if above.max() < _TOWER:
+                continue
+            high = above >= 0.6 * above.max()
+            top = float(np.percentile((up - above)[high], 25)) + 1
+            if last - first > b - a:
+                x, half = first + float(np.flatnonzero(high).mean()), high.sum() / 2
             found.append(Upright(x, half, top, deck.at(x), True))
+            break
     return found
 
 

@@ -6,6 +6,7 @@ from bridge_ebm.ink import grown
 from bridge_ebm.skeleton import DECK, UPRIGHT, Stroke
 
 _JOINS, _REJOIN = 12, 45.0  # how many strokes are rejoined at most, and over how many pixels
+_SUNK, _LEVEL = 80.0, 0.26  # the same for two that end on the deck, no steeper than 15 degrees: stays are steeper
 
 Array = np.ndarray
 
@@ -25,7 +26,9 @@ def rejoined(strokes: list[Stroke], mask: Array) -> list[Stroke]:
         off = tips[None] - tips[:, None]
         far = np.hypot(off[..., 0], off[..., 1])
         ahead = np.einsum("ijk,ik->ij", off, ways) / np.maximum(far, 1e-9)
-        facing = (ways @ ways.T < -0.9) & (far < _REJOIN) & ((ahead > 0.93) & (ahead.T > 0.93) | (far < 5))
+        level = np.array([strokes[k].on[e] == DECK for k, e in ends]) & (np.abs(ways[:, 1]) < _LEVEL)
+        reach = np.where(level[:, None] & level, _SUNK, _REJOIN)
+        facing = (ways @ ways.T < -0.9) & (far < reach) & ((ahead > 0.93) & (ahead.T > 0.93) | (far < 5))
         facing &= np.array([k for k, _ in ends])[:, None] != np.array([k for k, _ in ends])
         pair = _inked_pair(np.where(facing, far, np.inf), tips, mask)
         if pair is None:

@@ -181,6 +181,31 @@ def test_deck_arches_beside_a_through_arch_stand(size):
     assert found.verdict == "A", found.reasons
 
 
+@pytest.mark.parametrize("width", [6, 8, 10])
+def test_a_dense_drawing_is_not_taken_for_noise(width):
+    both = [bridges.render(subtype, width, 48, 192) for subtype in ("fan_cable_stayed", "deck_arch")]
+    found = structure.analyse(np.maximum(*both))
+    assert found.verdict == "A", found.reasons
+    assert found.noise < 0.001
+
+
+@pytest.mark.parametrize("aside", [-3, 3])
+def test_thin_towers_beside_their_piers_are_towers(aside):
+    drawn = bridges.render("diagonal_suspension", 0, 128, 512)
+    deck = int(drawn.astype(int).sum(1).argmax())
+    found = structure.analyse(np.vstack([np.roll(drawn[:deck], aside, axis=1), drawn[deck:]]))
+    assert found.verdict == "A", found.reasons
+    assert [m.kind for m in found.members].count("tower") == 2
+
+
+@pytest.mark.parametrize("index", [14, 37, 53])
+def test_a_cable_that_dips_into_the_deck_is_one(index):
+    found = structure.analyse(varied.render("diagonal_suspension", 11, [index], 48, 192)[0])
+    assert found.verdict == "A", found.reasons
+    main = [m for m in found.members if m.kind == "cable" and np.ptp(m.at[:, 0]) > 200]
+    assert len(main) == 1
+
+
 def test_slight_blur_and_noise_are_forgiven():
     from scipy import ndimage
 
