@@ -27,17 +27,20 @@ Precision = Literal["float32", "bfloat16"]
 # The name under which `jax.checkpoint` policies know what a convolution, forwards or backwards, gives.
 CONVOLVED = "convolved"
 
+# On a CPU, from how many filters on a bfloat16 product pays for the patches it needs; with fewer the library's float32
+# convolution, which needs none, is as exact and faster (0.08 against 0.15 ms an image for Table 1's first layer).
+_MANY_FILTERS = 128
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(x: jax.Array, w: jax.Array, stride: int, precision: Precision) -> jax.Array:
     """SAME convolution of x [B, H, W, C] with w [k, k, C, O], float32 [B, ceil(H/stride), ceil(W/stride), O]."""
-    cpu = _library_conv if precision == "float32" else _patch_conv
     return lax.platform_dependent(
         x,
         w,
-        cpu=partial(cpu, stride=stride),
+        cpu=partial(_cpu_conv, stride=stride, precision=precision),
         default=partial(_library_conv_rounded, stride=stride, precision=precision),
     )
 
@@ -155,6 +158,19 @@ def _library_conv_rounded(x: jax.Array, w: jax.Array, stride: int, precision: Pr
         return _library_conv(x, w, stride)
     x, w = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
     return _library_conv(x, w, stride).astype(jnp.float32)
+
+
+def _cpu_conv(x: jax.Array, w: jax.Array, stride: int, precision: Precision) -> jax.Array:
+    if precision == "float32":
+        return _library_conv(x, w, stride)
+    if w.shape[3] >= _MANY_FILTERS:
+        return _patch_conv(x, w, stride)
+    return _library_conv(_rounded(x), _rounded(w), stride)
+
+
+def _rounded(x: jax.Array) -> jax.Array:
+    """x as bfloat16 has it, in float32: products of such factors are those of bfloat16, added up in float32."""
+    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
 def _patch_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
