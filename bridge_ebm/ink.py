@@ -20,7 +20,7 @@ DEEP = 28  # pixels below the deck from which the ground may lie
 _MOST_INK, _MOST_PIECES, _MOST_LINE = 0.35, 150, 6500  # beyond these a picture is noise: refused before the graph
 _SPECK = 12  # pixels
 _NOISY = 0.0035  # share of white
-_ASIDE = 3  # pixels, about one of the smaller size: thin towers may stand this far beside the pier
+_ASIDE = 2  # pixels beside its pier in which a thin tower is looked for; farther off it stands on the deck alone
 _TOWER = 14  # pixels above the deck: what reaches higher over a pier is a tower
 
 Array = np.ndarray
