@@ -247,18 +247,26 @@ def find_uprights(mask: Array, deck: Deck) -> list[Upright]:
         if mask[int(bottom) + 4 :, max(a - 12, 0) : b + 12].any():
             continue  # a column on an arch: the arch goes lower
         found.append(Upright(x, half, deck.at(x), bottom, False))
-        for first, last in ((a, b), (max(a - _ASIDE, 0), min(b + _ASIDE, WIDTH))):
-            up = np.clip(np.rint(line - deck.half - 1).astype(int), 0, HEIGHT - 1)[first:last]
-            above = up - np.where(~mask[:, first:last] & (rows <= up), rows, -1).max(0)
-            if above.max() < _TOWER:
-                continue
-            high = above >= 0.6 * above.max()
-            top = float(np.percentile((up - above)[high], 25)) + 1
-            if last - first > b - a:
-                x, half = first + float(np.flatnonzero(high).mean()), high.sum() / 2
-            found.append(Upright(x, half, top, deck.at(x), True))
-            break
+        tower = _tower(mask, deck, a, b)
+        if tower is None:
+            tower = _tower(mask, deck, max(a - _ASIDE, 0), min(b + _ASIDE, WIDTH))
+        else:
+            tower = tower._replace(x=x, half=half, bottom=deck.at(x))
+        if tower is not None:
+            found.append(tower)
     return found
+
+
+def _tower(mask: Array, deck: Deck, first: int, last: int) -> Upright | None:
+    """The tower that stands on the deck in columns `first` to `last`, if there is one."""
+    rows, columns = np.arange(HEIGHT)[:, None], np.arange(first, last)
+    up = np.clip(np.rint(deck.row + deck.slope * columns - deck.half - 1).astype(int), 0, HEIGHT - 1)
+    above = up - np.where(~mask[:, first:last] & (rows <= up), rows, -1).max(0)
+    if above.max() < _TOWER:
+        return None
+    high = above >= 0.6 * above.max()
+    x, top = first + float(np.flatnonzero(high).mean()), float(np.percentile((up - above)[high], 25)) + 1
+    return Upright(x, float(high.sum()) / 2, top, deck.at(x), True)
 
 
 def groups(where: Array) -> tuple[list[int], list[int]]:
