@@ -32,17 +32,30 @@ def contrastive_divergence(real_energies: jax.Array, fake_energies: jax.Array, a
 
 
 def floored_contrast(
-    real_energies: jax.Array, fake_energies: jax.Array, floor: float, trim: float
+    energies: tuple[jax.Array, jax.Array], labels: tuple[jax.Array, jax.Array], floor: float, trim: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """max(mean E(real) - mean E(fake), -floor) without the highest `trim` of the fake energies (Balcerak et al.,
-    "Energy Matching", 2025): contrastive divergence that cannot run away.
+    """max(mean E(real) - mean E(fake), -floor) of every class, averaged over the fakes, without the `trim` of them that
+    lie highest above the real pictures of their class (Balcerak et al., "Energy Matching", 2025, for one class):
+    contrastive divergence that cannot run away.
 
-    Fakes of high energy are chains that have not arrived. Takes energies [B] and [J]; returns the loss and the two
-    means.
+    Class by class, because the level of an energy differs between classes by more than the floor. Fakes of high energy
+    are chains that have not arrived; those of a class without a real picture in the batch are left out. Takes the
+    energies of real pictures [B] and of fakes [J], with int labels of the same shapes; returns the loss and both means.
     """
-    kept = len(fake_energies) - round(trim * len(fake_energies))
-    real, fake = jnp.mean(real_energies), jnp.mean(jnp.sort(fake_energies)[:kept])
-    return jnp.maximum(real - fake, -floor), real, fake
+    (real_energies, fake_energies), (real_labels, fake_labels) = energies, labels
+    of_class = fake_labels[:, None] == real_labels[None, :]
+    real = _mean(of_class, real_energies)
+    above = jnp.where(of_class.any(1), fake_energies - real, jnp.inf)
+    rank = jnp.argsort(jnp.argsort(above))
+    kept = (rank < len(above) - round(trim * len(above))) & of_class.any(1)
+    fake = _mean((fake_labels[:, None] == fake_labels[None, :]) & kept[None, :], fake_energies)
+    return _mean(kept, jnp.maximum(real - fake, -floor)), _mean(kept, real), _mean(kept, fake)
+
+
+def _mean(chosen: jax.Array, values: jax.Array) -> jax.Array:
+    """Means [...] of `values` [N] over those that the rows of `chosen` [..., N] choose; 0 where they choose none."""
+    sums = jnp.where(chosen, jnp.broadcast_to(values, chosen.shape), 0.0).sum(-1)
+    return sums / jnp.maximum(chosen.sum(-1), 1)
 
 
 def target_speed(t: Any, objective: str) -> Any:

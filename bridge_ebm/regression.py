@@ -186,14 +186,16 @@ def _finish_gradient(
         return parallel.gathered(parallel.by_shares(energies, variables, images, labels, mesh=mesh), mesh)
 
     # The term is no sum over images, but its slope in each energy is known before the gradient is taken.
-    def term(real_energies, fake_energies):
-        loss, *means = objectives.floored_contrast(
-            real_energies, fake_energies, settings.finish_floor, settings.finish_trim
-        )
+    def term(energies, labels):
+        classes = labels if settings.conditional else jax.tree.map(jnp.zeros_like, labels)
+        loss, *means = objectives.floored_contrast(energies, classes, settings.finish_floor, settings.finish_trim)
         return loss, means
 
-    (loss, means), slopes = jax.value_and_grad(term, (0, 1), has_aux=True)(
-        known(real.images, real.labels), known(fake, labels)
+    (loss, means), slopes = parallel.on_every_device(
+        jax.value_and_grad(term, has_aux=True),
+        (known(real.images, real.labels), known(fake, labels)),
+        (real.labels, labels),
+        mesh=mesh,
     )
 
     def joined(_, real, fake):

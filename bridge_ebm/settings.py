@@ -107,7 +107,9 @@ class TrainSettings:
         0, "Updates of gradient regression after which the contrastive finish joins in (0: never).", 0
     )
     finish_weight: float = _setting(0.001, "Weight of the finish's max(E(real) - E(fake), -floor).", 0.0)
-    finish_floor: float = _setting(20.0, "Energy gap beyond which the finish leaves real and fake alone.", 0.0)
+    finish_floor: float = _setting(
+        20.0, "Energy gap beyond which the finish leaves real and fake pictures of a class alone.", 0.0
+    )
     finish_trim: float = _setting(0.1, "Share of the chains, those of highest energy, that the finish drops.", 0.0, 0.9)
     finish_chains: int = _setting(48, "Chains of each update of the finish.", 1)
     finish_arrival: int = _setting(100, "Langevin steps of the finish's fresh chains from noise.", 1)

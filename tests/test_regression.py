@@ -80,14 +80,44 @@ def test_noise_is_paired_by_optimal_transport_within_each_class():
         np.testing.assert_array_equal(paired[mine], expected)
 
 
+def contrast(real, fake, of_real=None, of_fake=None, floor=5.0, trim=0.25):
+    of_real = jnp.zeros(len(real), int) if of_real is None else jnp.array(of_real)
+    of_fake = jnp.zeros(len(fake), int) if of_fake is None else jnp.array(of_fake)
+    return objectives.floored_contrast((jnp.array(real), jnp.array(fake)), (of_real, of_fake), floor, trim)
+
+
+def slopes(real, fake, *labels, **constants):
+    """The derivatives of the contrast in each real and each fake energy."""
+    return jax.grad(lambda pair: contrast(*pair, *labels, **constants)[0])((jnp.array(real), jnp.array(fake)))
+
+
 def test_the_finish_drops_the_highest_fakes_and_lets_go_at_the_floor():
-    real, fake = jnp.array([1.0, 3.0]), jnp.array([0.0, 2.0, 4.0, 100.0])
-    loss, real_mean, fake_mean = objectives.floored_contrast(real, fake, floor=5.0, trim=0.25)
-    assert (float(loss), float(real_mean), float(fake_mean)) == (0.0, 2.0, 2.0)
-    slope = jax.grad(lambda f: objectives.floored_contrast(real, f, 5.0, 0.25)[0])(fake)
-    np.testing.assert_allclose(slope, [-1 / 3, -1 / 3, -1 / 3, 0])
-    gone = jax.grad(lambda f: objectives.floored_contrast(real, f, 5.0, 0.25)[0])(fake + 10)
-    assert not gone.any()
+    real, fake = [1.0, 3.0], [0.0, 2.0, 4.0, 100.0]
+    assert [float(value) for value in contrast(real, fake)] == [0.0, 2.0, 2.0]
+    np.testing.assert_allclose(slopes(real, fake)[1], [-1 / 3, -1 / 3, -1 / 3, 0], rtol=1e-6)
+    assert not slopes(real, [value + 10 for value in fake])[1].any()
+
+
+def test_the_finish_compares_fakes_with_real_pictures_of_their_own_class():
+    real, of_real, fake, of_fake = [1.0, 3.0, 0.0], [0, 0, 1], [1.0, 2.0, -4.0, 8.0], [0, 0, 1, 1]
+    np.testing.assert_allclose(contrast(real, fake, of_real, of_fake)[0], (2 * 0.5 + 4) / 3, rtol=1e-6)
+    of_reals, of_fakes = slopes(real, fake, of_real, of_fake)
+    np.testing.assert_allclose(of_reals, [1 / 3, 1 / 3, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(of_fakes, [-1 / 3, -1 / 3, -1 / 3, 0], rtol=1e-6)
+    # The level of a class, for real and fake alike, changes nothing.
+    level = np.array([0.0, -300.0])
+    shifted = slopes(real + level[of_real], fake + level[of_fake], of_real, of_fake)
+    np.testing.assert_allclose(shifted[1], of_fakes, rtol=1e-6)
+    # A class beyond the floor is let go, and does not keep the other from being pushed.
+    away = slopes([0.0, 0.0], [90.0, -4.0], [0, 1], [0, 1], trim=0.0)
+    np.testing.assert_allclose(away[1], [0, -1 / 2], rtol=1e-6)
+
+
+def test_a_fake_whose_class_has_no_real_picture_is_left_out():
+    of_reals, of_fakes = slopes([1.0, 2.0], [0.0, -50.0], [0, 0], [0, 1], trim=0.0)
+    np.testing.assert_allclose(of_reals, [1 / 2, 1 / 2])
+    np.testing.assert_allclose(of_fakes, [-1, 0])
+    assert [float(value) for value in contrast([1.0], [2.0], [0], [1])] == [0, 0, 0]
 
 
 def test_a_gradient_in_parts_is_the_gradient(monkeypatch):
