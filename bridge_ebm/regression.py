@@ -114,13 +114,14 @@ def _regression_gradient(
     noise_key, time_key, drop_key = jax.random.split(key, 3)
     index = data.batch_index(order_key, state.step, len(examples.images), settings.batch_size)
 
-    def paired(noise_key, index, examples):
+    def paired(noise_key, drop_key, index, examples):
         real, labels = data.to_unit(examples.images[index]), examples.labels[index]
-        return paired_noise(langevin.uniform_images(noise_key, real.shape), real, labels), real, labels
+        dropped = jax.random.bernoulli(drop_key, settings.unconditional, labels.shape)
+        noise = paired_noise(langevin.uniform_images(noise_key, real.shape), real, labels)
+        return noise, real, jnp.where(dropped, num_classes, labels)
 
-    noise, real, labels = parallel.on_every_device(paired, noise_key, index, examples, mesh=mesh)
+    noise, real, told = parallel.on_every_device(paired, noise_key, drop_key, index, examples, mesh=mesh)
     t = jax.random.uniform(time_key, (settings.batch_size,))
-    told = jnp.where(jax.random.bernoulli(drop_key, settings.unconditional, t.shape), num_classes, labels)
 
     def error_sum(batch_stats, params, batch):
         noise, goal, t, labels = batch

@@ -110,7 +110,9 @@ class TrainSettings:
     finish_floor: float = _setting(
         20.0, "Energy gap beyond which the finish leaves real and fake pictures of a class alone.", 0.0
     )
-    finish_trim: float = _setting(0.1, "Share of the chains, those of highest energy, that the finish drops.", 0.0, 0.9)
+    finish_trim: float = _setting(
+        0.1, "Share of the chains, those highest above real pictures of their class, that the finish drops.", 0.0, 0.9
+    )
     finish_chains: int = _setting(48, "Chains of each update of the finish.", 1)
     finish_arrival: int = _setting(100, "Langevin steps of the finish's fresh chains from noise.", 1)
     finish_learning_rate: float = _setting(2e-4, "Learning rate of Adam in the finish.", 0.0)

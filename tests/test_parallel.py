@@ -68,7 +68,6 @@ def test_the_finish_passes_its_pictures_as_bytes_and_its_energies(report):
         [
             ["all-gather", ("f32", 8)],  # energies of the real pictures
             ["all-gather", ("f32", 16)],  # and of the chains' ends
-            ["all-gather", ("s32", 8)],  # which of the real pictures are told no class
             ["reduce-scatter", ("u8", 2 * half)],  # what the 16 chains continue from, two a device
             ["all-gather", ("u8", 16 * half)],  # their ends, on the way to their places
             ["all-gather", ("f32", 8 * half)],  # those that begin afresh
