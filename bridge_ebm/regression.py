@@ -25,17 +25,32 @@ from bridge_ebm.optimizer import eased, make_optimizer, moved_average
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import Metrics, TrainState, TrainStep, network_of
 
+# Every other place of a class in the finish's buffer begins afresh this many times more seldom: with the settings of
+# default.cfg its chains live for 2000 steps on average, those of the other places for 240. Without old chains among the
+# fakes nothing keeps a picture in its place for longer than the youngest few hundred steps.
+SELDOM = 8
+
 
 def paired_noise(noise: jax.Array, real: jax.Array, labels: jax.Array) -> jax.Array:
     """`noise` [B, H, W, 1] in the order that pairs it with `real` by minibatch optimal transport (Tong et al. 2023).
 
-    The assignment of least total squared distance among those that keep noise within the class it was drawn for
-    (`labels` [B], of both): otherwise a class would see a part of the noise only, and be asked for another.
+    The assignment of least total squared distance among those that keep noise within the class that the network is
+    told (`labels` [B], of both): otherwise a class would see a part of the noise only, and be asked for another, while
+    pictures of which it is told no class may choose among all that noise.
     """
     products = noise.reshape(len(noise), -1) @ real.reshape(len(real), -1).T
     apart = 1e6 * (labels[:, None] != labels[None, :])
     rows, columns = assignment.hungarian_algorithm(apart - products)
     return jnp.zeros_like(noise).at[columns].set(noise[rows])
+
+
+def begin_afresh(key: jax.Array, places: jax.Array, count: int, num_classes: int) -> jax.Array:
+    """Which of the drawn `places` int32 [B] of the finish's buffer begin afresh, bool [B]: the first `count`, but of
+    the places that keep old chains one in SELDOM only.
+    """
+    keeps_old = (places // (num_classes + 1)) % 2 == 1
+    seldom = jax.random.bernoulli(key, 1 / SELDOM, places.shape)
+    return (jnp.arange(len(places)) < count) & (seldom | ~keeps_old)
 
 
 def make_step(settings: TrainSettings, num_classes: int, mesh: Mesh | None = None) -> TrainStep:
@@ -117,8 +132,9 @@ def _regression_gradient(
     def paired(noise_key, drop_key, index, examples):
         real, labels = data.to_unit(examples.images[index]), examples.labels[index]
         dropped = jax.random.bernoulli(drop_key, settings.unconditional, labels.shape)
-        noise = paired_noise(langevin.uniform_images(noise_key, real.shape), real, labels)
-        return noise, real, jnp.where(dropped, num_classes, labels)
+        told = jnp.where(dropped, num_classes, labels)
+        within = told if settings.conditional else jnp.zeros_like(told)
+        return paired_noise(langevin.uniform_images(noise_key, real.shape), real, within), real, told
 
     noise, real, told = parallel.on_every_device(paired, noise_key, drop_key, index, examples, mesh=mesh)
     t = jax.random.uniform(time_key, (settings.batch_size,))
@@ -169,7 +185,7 @@ def _finish_gradient(
     starts = replay.take(buffer, (places,), rounded, mesh)
     run = partial(_run, state=state, network=network, settings=settings)
     arrive = partial(run, num_steps=settings.finish_arrival, spread=partial(parallel.by_shares_of_any, mesh=mesh))
-    starts = _restarted(start_key, starts, labels, examples, arrive, settings, num_classes, mesh)
+    starts = _restarted(start_key, starts, places, examples, arrive, settings, num_classes, mesh)
     spread = partial(parallel.by_shares, mesh=mesh)
     ends = run(chain_key, starts, labels, num_steps=settings.langevin_steps, spread=spread)
 
@@ -276,7 +292,7 @@ def _started(
 def _restarted(
     key: jax.Array,
     starts: jax.Array,
-    labels: jax.Array,
+    places: jax.Array,
     examples: Examples,
     arrive: Callable[..., jax.Array],
     settings: TrainSettings,
@@ -284,11 +300,12 @@ def _restarted(
     mesh: Mesh | None,
 ) -> jax.Array:
     """`starts` with the first `restart` of them begun afresh: half at real pictures, half at the end of a chain from
-    noise. Places are drawn at random, so the first are any.
+    noise. `places` are drawn at random, so the first are any; of those for old chains one in SELDOM begins afresh.
     """
     count = round(settings.restart * settings.finish_chains)
     from_noise = count // 2
-    noise_key, chain_key, pick_key = jax.random.split(key, 3)
+    noise_key, chain_key, pick_key, seldom_key = jax.random.split(key, 4)
+    labels = places % (num_classes + 1)
 
     def chosen(pick_key, labels, examples):
         keys = jax.random.split(pick_key, count - from_noise)
@@ -301,5 +318,6 @@ def _restarted(
     arrived = arrive(chain_key, parallel.constrain(noise, parallel.whole(mesh)), labels[:from_noise])
     pictures = parallel.on_every_device(chosen, pick_key, labels, examples, mesh=mesh)
     fresh = parallel.on_every_device(from_start, arrived, pictures, mesh=mesh)
-    afresh = jnp.arange(len(starts)) < count
+    begins = partial(begin_afresh, count=count, num_classes=num_classes)
+    afresh = parallel.on_every_device(begins, seldom_key, places, mesh=mesh)
     return parallel.constrain(jnp.where(afresh[:, None, None, None], fresh, starts), parallel.cut(mesh))

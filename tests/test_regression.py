@@ -80,6 +80,33 @@ def test_noise_is_paired_by_optimal_transport_within_each_class():
         np.testing.assert_array_equal(paired[mine], expected)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"unconditional": 1.0}, CLASSES), ({"network": "paper", "conditional": False}, 0)],
+    ids=["no class is told", "no classes"],
+)
+def test_pictures_without_a_class_choose_among_all_their_noise(small, dataset, monkeypatch, changes, told):
+    seen = []
+
+    def recorded(noise, real, labels):
+        jax.debug.callback(lambda labels: seen.append(set(np.asarray(labels))), labels)
+        return noise
+
+    monkeypatch.setattr(regression, "paired_noise", recorded)
+    settings = dataclasses.replace(small, finish_after=0, **changes)
+    make_train_step(settings, CLASSES)(init_state(settings, CLASSES), data.examples(dataset))
+    jax.effects_barrier()
+    assert seen == [{told}]
+
+
+def test_half_of_the_places_begin_afresh_seldom():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    places = jnp.array([0, 8, 9, 17, 18, 26, 27, 3, 12])
+    begun = np.asarray(jax.vmap(lambda key: regression.begin_afresh(key, places, 7, 8))(keys))
+    assert begun[:, [0, 1, 4, 5]].all() and not begun[:, 7:].any()
+    np.testing.assert_allclose(begun[:, [2, 3, 6]].mean(0), 1 / regression.SELDOM, atol=0.02)
+
+
 def contrast(real, fake, of_real=None, of_fake=None, floor=5.0, trim=0.25):
     of_real = jnp.zeros(len(real), int) if of_real is None else jnp.array(of_real)
     of_fake = jnp.zeros(len(fake), int) if of_fake is None else jnp.array(of_fake)
