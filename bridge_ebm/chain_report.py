@@ -165,16 +165,23 @@ def _along(energies: Array, num_steps: int) -> dict[str, Any]:
 def _order(
     model: Model, drawn: Drawn, asked: Subtypes, real: Dataset, unconditional: bool, seed: int
 ) -> dict[str, float]:
+    """An energy of a sub-type is known up to a constant, so each is measured from the mean of its real pictures."""
     picked = evenly(real, ORDERED)
     names: Subtypes = [None] * len(picked.images) if unconditional else names_of(picked)
     noise_key = jax.random.fold_in(jax.random.key(seed), _NOISE)
     noise = to_uint8(np.asarray(model.start(noise_key, len(names))))
-    spoilt = {name: energies_of(model, spoil(picked.images), names) for name, spoil in CORRUPTIONS.items()}
+    of_real = energies_of(model, picked.images, names)
+    means = {name: of_real[[one == name for one in names]].mean() for name in dict.fromkeys(names)}
+
+    def measured(images: Array, asked: Subtypes) -> Array:
+        return energies_of(model, images, asked) - np.array([means.get(name, of_real.mean()) for name in asked])
+
+    spoilt = {name: measured(spoil(picked.images), names) for name, spoil in CORRUPTIONS.items()}
     sets = {
-        "real": energies_of(model, picked.images, names),
-        "generated": energies_of(model, drawn.images, asked),
+        "real": measured(picked.images, names),
+        "generated": measured(drawn.images, asked),
         "corrupted": np.concatenate(list(spoilt.values())),
-        "noise": energies_of(model, noise, names),
+        "noise": measured(noise, names),
     }
     pairs = {f"{a}_below_{b}": metrics.auc(sets[a], sets[b]) for a, b in combinations(sets, 2)}
     return pairs | {f"real_below_{name}": metrics.auc(sets["real"], values) for name, values in spoilt.items()}

@@ -32,7 +32,7 @@ FLAG_FILE = "run.cfg"
 
 # A longer or shorter training, saves at other times, other sample pictures and another use of memory are still the same
 # run.
-MAY_CHANGE = ("epochs", "save_every", "sample_steps", "microbatch", "remat")
+MAY_CHANGE = ("epochs", "save_every", "sample_steps", "sample_step_size", "microbatch", "remat")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -104,7 +104,7 @@ def model_settings(settings: TrainSettings, subtypes: tuple[str, ...]) -> ModelS
         width=settings.width,
         start="uniform_mirrored" if settings.mirror else "uniform",
         num_steps=settings.sample_steps,
-        step_size=settings.step_size,
+        step_size=settings.sample_step_size or settings.step_size,
         noise=settings.noise,
         gradient_clip=settings.gradient_clip,
     )

@@ -108,6 +108,23 @@ def test_the_report_on_a_conditional_model(model_dir, run_script, tmp_path):
         assert words in done.stdout
 
 
+def test_the_order_of_energies_does_not_depend_on_the_level_of_a_sub_type(model_dir, monkeypatch):
+    model, count = load_model(model_dir), 16
+    pictures = np.stack([bridges.render(name, 0, 16, 64) for name in bridges.SUBTYPES for _ in range(2)])
+    real = data.Dataset(pictures, np.arange(count) // 2, np.zeros(count, int), bridges.SUBTYPES)
+    asked = [bridges.SUBTYPES[label] for label in real.labels]
+    drawn = chain_report.Drawn(pictures[::-1], np.zeros((11, count)))
+
+    def order(level):
+        energies = iter(np.random.default_rng(0).normal(size=(20, count)))
+        levels = np.array([level * bridges.SUBTYPES.index(name) for name in asked])
+        monkeypatch.setattr(chain_report, "energies_of", lambda model, images, asked: next(energies) + levels)
+        return chain_report._order(model, drawn, asked, real, False, 0)
+
+    assert order(1000.0) == pytest.approx(order(0.0), abs=1e-9)
+    assert 0.2 < order(0.0)["real_below_generated"] < 0.8
+
+
 def test_chains_depend_on_the_seed_alone_and_stay_in_their_class(model_dir):
     model = load_model(model_dir)
     stir = [jax.random.normal(jax.random.key(k), x.shape) / 10 for k, x in enumerate(jax.tree.leaves(model.params))]

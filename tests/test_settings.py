@@ -3,8 +3,10 @@ import math
 
 import pytest
 
+from bridge_ebm.contrastive import chain_settings
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings, from_dict
+from bridge_ebm.workdir import model_settings
 
 
 def test_defaults_are_the_papers():
@@ -40,6 +42,12 @@ def test_a_setting_out_of_range_names_its_flag_in_one_line(name, value):
     with pytest.raises(InputError, match=f"^--{name}=") as caught:
         TrainSettings(**{name: value})
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_may_be_drawn_at_another_step_size_than_the_training_has():
+    settings = TrainSettings(step_size=0.5, sample_step_size=2.0)
+    assert chain_settings(settings).step_size == 0.5 and model_settings(settings, ()).step_size == 2.0
+    assert model_settings(TrainSettings(step_size=0.5), ()).step_size == 0.5
 
 
 def test_a_buffer_smaller_than_a_batch_is_refused():
