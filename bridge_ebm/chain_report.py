@@ -173,15 +173,17 @@ def _order(
     of_real = energies_of(model, picked.images, names)
     means = {name: of_real[[one == name for one in names]].mean() for name in dict.fromkeys(names)}
 
-    def measured(images: Array, asked: Subtypes) -> Array:
-        return energies_of(model, images, asked) - np.array([means.get(name, of_real.mean()) for name in asked])
+    def measured(energies: Array, asked: Subtypes) -> Array:
+        return energies - np.array([means.get(name, of_real.mean()) for name in asked])
 
-    spoilt = {name: measured(spoil(picked.images), names) for name, spoil in CORRUPTIONS.items()}
+    spoilt = {
+        name: measured(energies_of(model, spoil(picked.images), names), names) for name, spoil in CORRUPTIONS.items()
+    }
     sets = {
-        "real": measured(picked.images, names),
-        "generated": measured(drawn.images, asked),
+        "real": measured(of_real, names),
+        "generated": measured(energies_of(model, drawn.images, asked), asked),
         "corrupted": np.concatenate(list(spoilt.values())),
-        "noise": measured(noise, names),
+        "noise": measured(energies_of(model, noise, names), names),
     }
     pairs = {f"{a}_below_{b}": metrics.auc(sets[a], sets[b]) for a, b in combinations(sets, 2)}
     return pairs | {f"real_below_{name}": metrics.auc(sets["real"], values) for name, values in spoilt.items()}
