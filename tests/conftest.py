@@ -11,12 +11,15 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import pytest
+from absl import flags
 
 from bridge_ebm.settings import TrainSettings
 
@@ -50,3 +53,24 @@ def run_script():
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
     return run
+
+
+@pytest.fixture
+def load_command(monkeypatch):
+    """Import `experiments/NAME.py`, flags at their defaults. Both go with the test: commands share flag names."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    before = set(flags.FLAGS)
+    loaded = ["cli"]
+
+    def load(name: str) -> ModuleType:
+        loaded.append(name)
+        module = importlib.import_module(name)
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS([name])
+        return module
+
+    yield load
+    for name in loaded:
+        sys.modules.pop(name, None)
+    for flag in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, flag)

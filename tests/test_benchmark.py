@@ -81,13 +81,12 @@ def test_an_unknown_peer_is_one_clear_line(run_script, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_peer_with_other_weights_is_refused():
-    import benchmark
+def test_a_peer_with_other_weights_is_refused(load_command):
     from peers import flax_peer, measure, our_peer
 
     settings = measure.QUICK.settings
     pictures = measure.pictures(settings.height, settings.width)[::32]
-    variables = benchmark.make_variables(settings.height, settings.width)
+    variables = load_command("benchmark").make_variables(settings.height, settings.width)
     images = pictures[..., None] / np.float32(127.5) - np.float32(1)
     ours = our_peer.make_peer(variables, settings, pictures)
     measure.check_peers([ours, flax_peer.make_peer(variables, settings, pictures)], images)
@@ -130,12 +129,11 @@ def test_interleaved_runs_take_turns_and_the_first_turn_is_not_counted():
     assert all(set(speed) == SPREAD and speed["min"] <= speed["median"] <= speed["max"] for speed in speeds.values())
 
 
-def test_operations_are_those_of_table_1():
-    import benchmark
+def test_operations_are_those_of_table_1(load_command):
     from peers import measure
 
     layers = (24 * 96 * 25 * 32, 12 * 48 * 9 * 32 * 64, 6 * 24 * 9 * 64 * 128, 3 * 12 * 9 * 128 * 128, 4608 * 128, 128)
-    params = benchmark.make_variables(48, 192)["params"]
+    params = load_command("benchmark").make_variables(48, 192)["params"]
     assert measure.operations_per_image_step(params, 48, 192) == 4 * sum(layers)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import subprocess
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -11,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 from absl.testing import flagsaver
+from conftest import ROOT
 from PIL import Image
 
 from bridge_ebm import bridges, chain_report, data, metrics
@@ -42,30 +43,13 @@ NUM = 10  # not a multiple of the eight sub-types
 
 
 @pytest.fixture
-def evaluate(monkeypatch):
-    """The command's module, with its flags at their defaults."""
-    from conftest import ROOT
-
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    if "evaluate" not in sys.modules:
-        for name in list(flags.FLAGS):  # another command's, imported by another test, may have the same names
-            if name in ("out", "model", "num", "seed", "images", "subtype", "num_steps", "hold_steps"):
-                delattr(flags.FLAGS, name)
-    import evaluate
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["evaluate.py"])
-    return evaluate
+def evaluate(load_command):
+    return load_command("evaluate")
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
     """A conditional model of halves after one update."""
-    import subprocess
-    import sys
-
-    from conftest import ROOT
-
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     command = [sys.executable, str(ROOT / "experiments/train.py"), *TRAIN, f"--workdir={workdir}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
