@@ -69,16 +69,15 @@ class _Energy(NamedTuple):
 
 def _energies_by_subtype(model: Model, asked: Subtypes) -> dict[str | None, _Energy]:
     """The energies of the sub-types asked for. They differ in their leaves alone and are given one tree, so that what
-    is compiled for one serves all.
+    is compiled for one serves all; the energy without a class (None) may be another function.
     """
     found: dict[str | None, _Energy] = {}
-    tree = None
+    trees: dict[bool, Any] = {}
     for name in dict.fromkeys(asked):
         whole = model.energy(name)
         pair = _Energy(whole, model.half_energy(name) if model.settings.mirror else whole)
         leaves, own = jax.tree.flatten(pair)
-        tree = tree or own
-        found[name] = jax.tree.unflatten(tree, leaves)
+        found[name] = jax.tree.unflatten(trees.setdefault(name is None, own), leaves)
     return found
 
 

@@ -5,7 +5,7 @@ stands for the Boltzmann law exp(-E / T). Operations take such functions and ret
 pytree of all weights, masks and constants, so that `jit` takes it as an argument and new ones compile nothing.
 
     more than one at once   conjunction, disjunction, negation, tempered (Du, Li and Mordatch 2020, arXiv 2004.06030)
-    one per image           one_of
+    one per image           one_of, lowest
     one per region          regional, companions; halves and weld for energies of half pictures
     of the picture alone    ink
     constraints             held, mirrored, in_turn: projections of images; restricted: an energy under one
@@ -76,22 +76,50 @@ def one_of(energies: Sequence[Partial], index: jax.Array) -> Partial:
     What the energies share (the same array object: a network's weights) is kept once, so a batch costs what it costs
     under a single energy. Raises ValueError where they are different functions.
     """
+    return Partial(_one_of, *_shared_and_own("one_of", energies), jnp.asarray(index, jnp.int32))
+
+
+def lowest(energies: Sequence[Partial], levels: Sequence[float] | np.ndarray) -> Partial:
+    """Any of them: min_k (E_k - levels[k]), the disjunction at temperature 0.
+
+    Its gradient is that of the lowest alone, so an image costs the values of all and the gradient of one. Which share
+    of the noise each of them draws to itself is a matter of `levels` (`balance.levels` finds them). Energies of one
+    function, as `one_of` takes them.
+    """
+    return Partial(_lowest, *_shared_and_own("lowest", energies), jnp.asarray(levels, jnp.float32))
+
+
+def _lowest(first: Partial, own: Partial, levels: jax.Array, images: jax.Array) -> jax.Array:
+    still = jax.lax.stop_gradient(images)
+
+    def above_its_level(k: jax.Array) -> jax.Array:
+        return _completed(first, jax.tree.map(lambda leaf: leaf[k], own))(still) - levels[k]
+
+    index = jnp.argmin(jax.lax.map(above_its_level, jnp.arange(len(levels))), axis=0)
+    return _one_of(first, own, index, images) - levels[index]
+
+
+def _shared_and_own(name: str, energies: Sequence[Partial]) -> tuple[Partial, Partial]:
+    """The first of `energies`, and what is another in each, stacked, with None in place of what they share."""
     if len({jax.tree.structure(energy) for energy in energies}) != 1:
-        raise ValueError("one_of takes energies of one function: they differ in more than their arrays")
-    own = jax.tree.map(lambda *leaves: None if _same(leaves) else jnp.stack(leaves), *energies)
-    return Partial(_one_of, energies[0], own, jnp.asarray(index, jnp.int32))
+        raise ValueError(f"{name} takes energies of one function: they differ in more than their arrays")
+    return energies[0], jax.tree.map(lambda *leaves: None if _same(leaves) else jnp.stack(leaves), *energies)
 
 
 def _same(leaves: tuple[jax.Array, ...]) -> bool:
     return all(leaf is leaves[0] for leaf in leaves)
 
 
+def _completed(first: Partial, own: Partial) -> Partial:
+    """One energy: what is its own, and for the rest what it shares with the first."""
+    return jax.tree.map(
+        lambda mine, shared: shared if mine is None else mine, own, first, is_leaf=lambda leaf: leaf is None
+    )
+
+
 def _one_of(first: Partial, own: Partial, index: jax.Array, images: jax.Array) -> jax.Array:
     def single(own: Partial, image: jax.Array) -> jax.Array:
-        energy = jax.tree.map(
-            lambda mine, shared: shared if mine is None else mine, own, first, is_leaf=lambda leaf: leaf is None
-        )
-        return energy(image[None])[0]
+        return _completed(first, own)(image[None])[0]
 
     return jax.vmap(single)(jax.tree.map(lambda leaf: leaf[index], own), images)
 

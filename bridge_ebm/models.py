@@ -3,14 +3,14 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bridge_ebm import checkpoint, energy, langevin, mirror, pictures
+from bridge_ebm import checkpoint, compose, energy, langevin, mirror, pictures
 from bridge_ebm.errors import InputError
 
 SETTINGS_FILE = "settings.json"
@@ -27,7 +27,9 @@ class ModelSettings:
     `subtypes` are the classes it knows, in the order of its labels (none: an unconditional model). `mirror`: it sees
     halves of pictures. `start` names the distribution of the first images: 'uniform' in [-1, 1], or
     'uniform_mirrored', the same with a mirror-symmetric right half. The other fields of the sampler are those of
-    `langevin.LangevinSettings`.
+    `langevin.LangevinSettings`. `levels` (one per sub-type, or none): a picture's energy without a class is then the
+    lowest of what the network gives it (its half, with `mirror`) as one of the sub-types, less that one's level;
+    without them, what the network gives it as "no class".
     """
 
     network: str
@@ -43,6 +45,7 @@ class ModelSettings:
     noise: float
     gradient_clip: float
     reach: int = 0
+    levels: tuple[float, ...] = ()
 
     @property
     def langevin(self) -> langevin.LangevinSettings:
@@ -74,10 +77,15 @@ class Model:
 
         `subtype` None is the unconditional energy; raises ValueError if the model does not know the sub-type.
         """
+        if subtype is None and self.settings.levels:
+            copies = 2 if self.settings.mirror else 1
+            return self._of_any(self.energy, [copies * level for level in self.settings.levels])
         return self._whole(self._seen_energy([subtype]))
 
     def energy_of_each(self, subtypes: Sequence[str | None]) -> langevin.EnergyFn:
-        """As `energy`, for exactly len(subtypes) images, each judged as its own sub-type (None: unconditional)."""
+        """As `energy`, for exactly len(subtypes) images, each judged as its own sub-type (all None: unconditional)."""
+        if set(subtypes) == {None}:
+            return self.energy()
         return self._whole(self._seen_energy([*subtypes] * (2 if self.settings.mirror else 1)))
 
     def half_energy(self, subtype: str | None = None) -> langevin.EnergyFn:
@@ -86,6 +94,8 @@ class Model:
         """
         if not self.settings.mirror:
             raise ValueError("this model sees whole pictures, it has no energy of halves")
+        if subtype is None and self.settings.levels:
+            return self._of_any(self.half_energy, self.settings.levels)
         return self._seen_energy([subtype])
 
     def start(self, key: jax.Array, count: int) -> jax.Array:
@@ -109,6 +119,9 @@ class Model:
             return langevin.compiled_sample(chain_key, start, self.energy(subtype), settings)
         left = start[:, :, : self.width // 2]
         return mirror.unfold(langevin.compiled_sample(chain_key, left, self.half_energy(subtype), settings))
+
+    def _of_any(self, energy_of: Callable[[str], Any], levels: Sequence[float]) -> langevin.EnergyFn:
+        return compose.lowest([energy_of(name) for name in self.settings.subtypes], levels)
 
     def _whole(self, seen: langevin.EnergyFn) -> langevin.EnergyFn:
         return jax.tree_util.Partial(mirror.energy_of_halves, seen) if self.settings.mirror else seen
@@ -164,7 +177,8 @@ def _read_settings(folder: Path, asked: str) -> ModelSettings:
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))["model"]
-        settings = ModelSettings(**{**record, "subtypes": tuple(record["subtypes"])})
+        lists = {"subtypes": tuple(record["subtypes"]), "levels": tuple(record.get("levels", ()))}
+        settings = ModelSettings(**{**record, **lists})
         _check_settings(settings)
         return settings
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
@@ -184,6 +198,9 @@ def _check_settings(settings: ModelSettings) -> None:
             raise ValueError(f"{field.name} is {str(value)[:40]!r}")
     if not all(isinstance(name, str) for name in settings.subtypes):
         raise ValueError("a sub-type is no text")
+    numbers = all(isinstance(level, float) and abs(level) <= _LARGEST for level in settings.levels)
+    if not numbers or len(settings.levels) not in (0, len(settings.subtypes)):
+        raise ValueError("levels are not a number for each sub-type")
     for name in ("channels", "height", "width", "num_steps"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} is {getattr(settings, name)}")
@@ -209,3 +226,11 @@ def export(workdir: str | Path, folder: Path) -> None:
     checkpoint.save(folder, step, {"model": {"params": model.params, "batch_stats": model.batch_stats}})
     record = json.loads((Path(workdir).expanduser() / SETTINGS_FILE).read_text())
     (folder / SETTINGS_FILE).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def set_levels(folder: Path, levels: Sequence[float]) -> None:
+    """Give the model in `folder` the `levels` of its sub-types, see `ModelSettings`."""
+    path = folder / SETTINGS_FILE
+    record = json.loads(path.read_text())
+    record["model"]["levels"] = list(levels)
+    path.write_text(json.dumps(record, indent=1) + "\n")

@@ -96,6 +96,21 @@ def test_one_of_gives_every_image_its_own_energy_and_keeps_what_is_shared_once()
         compose.one_of([kinds[0], Partial(ripples)], index)
 
 
+def test_the_lowest_of_energies_is_their_least_above_its_level_and_moves_as_that_one_does():
+    kinds, levels = [bowl(-0.5, 1.0), bowl(0.0, 2.0), bowl(0.5, 1.0)], [0.0, 4.0, 1.0]
+    images = start(40)
+    above = np.stack([kind(images) - level for kind, level in zip(kinds, levels, strict=True)])
+    which = above.argmin(0)
+    assert set(which) == {0, 1, 2}
+    lowest = compose.lowest(kinds, levels)
+    np.testing.assert_allclose(lowest(images), above.min(0), rtol=1e-6)
+    np.testing.assert_allclose(gradient(lowest, images), gradient(compose.one_of(kinds, which), images), rtol=1e-6)
+    almost = compose.disjunction(kinds, np.exp(np.array(levels) / 0.05), temperature=0.05)
+    np.testing.assert_allclose(lowest(images), almost(images), atol=0.06)
+    with pytest.raises(ValueError, match="lowest takes energies of one function"):
+        compose.lowest([bowl(), Partial(ripples)], [0.0, 0.0])
+
+
 def test_gradient_of_a_regional_composition_is_the_masked_mixture():
     columns, rows = compose.span_masks(8, (3.0, 6.0)), compose.deck_masks(6, 8)
     masks = compose.cells(rows, columns)
