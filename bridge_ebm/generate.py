@@ -95,7 +95,8 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
     if not known:
         raise ValueError("composition needs a model that knows sub-types; train with --conditional")
     half = model.settings.mirror and (held is None or _is_symmetric(held))
-    energy = model.half_energy if half else model.energy
+    plain = model.without_levels()
+    energy = plain.half_energy if half else plain.energy
     energies = tuple(cast(Partial, energy(name)) for name in (*known, None))
     projection = Partial(_free)
     if held is not None:

@@ -98,6 +98,12 @@ class Model:
             return self._of_any(self.half_energy, self.settings.levels)
         return self._seen_energy([subtype])
 
+    def without_levels(self) -> "Model":
+        """The same, with what the network itself gives pictures of "no class" for the energy without a class: a
+        function like that of the sub-types, so that `compose.one_of` takes them together.
+        """
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, levels=()))
+
     def start(self, key: jax.Array, count: int) -> jax.Array:
         """Noise [count, H, W, 1] from which the model's chains start."""
         if self.settings.mirror:

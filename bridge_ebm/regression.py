@@ -26,9 +26,9 @@ from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import Metrics, TrainState, TrainStep, network_of
 
 # Every other place of a class in the finish's buffer begins afresh this many times more seldom: with the settings of
-# default.cfg its chains live for 2000 steps on average, those of the other places for 240. Without old chains among the
+# default.cfg its chains live for 2000 steps on average, those of the other places for 120. Without old chains among the
 # fakes nothing keeps a picture in its place for longer than the youngest few hundred steps.
-SELDOM = 8
+SELDOM = 16
 
 
 def paired_noise(noise: jax.Array, real: jax.Array, labels: jax.Array) -> jax.Array:
