@@ -10,10 +10,11 @@ from bridge_ebm import compose, langevin
 from bridge_ebm.models import Model
 
 _CHAINS = 64  # of a round
+_ROUNDS = 32
 _SLOWNESS = 4  # rounds after which the steps have halved
 
 
-def levels(model: Model, key: jax.Array, rounds: int = 32) -> np.ndarray:
+def levels(model: Model, key: jax.Array) -> np.ndarray:
     """Levels float [K] for `compose.lowest` over the K sub-types of a conditional `model`, of what its network sees.
 
     Training leaves the level of each sub-type's energy free, and how many chains from noise each of them catches
@@ -39,13 +40,13 @@ def levels(model: Model, key: jax.Array, rounds: int = 32) -> np.ndarray:
     noise = of_each(start(key))
     found = [noise.mean(0)]
     spread = (noise - noise.mean(1, keepdims=True)).std(0).mean()
-    for k in range(rounds):
+    for k in range(_ROUNDS):
         start_key, chain_key = jax.random.split(jax.random.fold_in(key, k))
         ends = langevin.compiled_sample(chain_key, start(start_key), compose.lowest(energies, found[-1]), settings)
         caught = (of_each(ends) - found[-1]).argmin(1)
         excess = np.bincount(caught, minlength=len(names)) / _CHAINS - 1 / len(names)
         found.append(found[-1] - len(names) * spread * _SLOWNESS / (k + _SLOWNESS) * excess)
-    return np.mean(found[-rounds // 2 :], axis=0)
+    return np.mean(found[-_ROUNDS // 2 :], axis=0)
 
 
 @jax.jit

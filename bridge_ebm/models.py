@@ -83,7 +83,9 @@ class Model:
         return self._whole(self._seen_energy([subtype]))
 
     def energy_of_each(self, subtypes: Sequence[str | None]) -> langevin.EnergyFn:
-        """As `energy`, for exactly len(subtypes) images, each judged as its own sub-type (all None: unconditional)."""
+        """As `energy`, for exactly len(subtypes) images, each judged as its own sub-type. All None is the unconditional
+        energy; among sub-types None is the network's "no class".
+        """
         if set(subtypes) == {None}:
             return self.energy()
         return self._whole(self._seen_energy([*subtypes] * (2 if self.settings.mirror else 1)))

@@ -28,6 +28,12 @@ def test_the_default_model_comes_first_and_draws_the_sub_type_it_is_asked_for():
     assert sum(structure.analyse(image).verdict == "A" for image in images) >= 13
 
 
+def test_the_default_model_draws_many_sub_types_where_none_is_asked_for():
+    images = data.to_uint8(np.asarray(bridge_ebm.load_model("default").draw(jax.random.key(2), 16)))
+    assert len(set(nearest_subtypes(images))) >= 5
+    assert sum(structure.analyse(image).verdict == "A" for image in images) >= 13
+
+
 def nearest_subtypes(images):
     real = np.stack([bridges.render(name, width, 48, 192) for name in bridges.SUBTYPES for width in range(0, 16, 3)])
     near = distance.cdist(metrics.features(images), metrics.features(real)).argmin(1)
