@@ -88,7 +88,7 @@ class TrainSettings:
         choices=("whole", "rounded", "own"),
     )
     restart: float = _setting(
-        0.05, "Share of the chains that start afresh (in the finish, an eighth of it at every other place).", 0.0, 1.0
+        0.05, "Share of the chains that start afresh (in the finish, a sixteenth of it at every other place).", 0.0, 1.0
     )
     langevin_steps: int = _setting(360, "Langevin steps of the chains in each update.", 1)
     step_size: float = _setting(10.0, "Langevin step size.", 0.0)

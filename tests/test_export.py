@@ -35,3 +35,9 @@ def test_an_export_overwrites_nothing(workdir, tmp_path):
     with pytest.raises(InputError, match=r"--out=.*full: there is something in it"):
         models.export(workdir, tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_levels_are_refused_for_a_model_without_sub_types(workdir, tmp_path, run_script):
+    done = run_script("export_model", f"--workdir={workdir}", f"--out={tmp_path / 'model'}", "--levels")
+    assert done.returncode == 1 and "leave --levels out" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "model").exists()
