@@ -9,12 +9,15 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
-from bridge_ebm.convolution import Precision, conv_general_dilated, dot_general
+from bridge_ebm.convolution import CONVOLVED, Precision, conv, dot_general
 from bridge_ebm.multiscale import MultiscaleEnergy
 
 # Table 1: (filters, kernel size) of the four strided convolutions.
 PAPER_LAYERS = ((32, 5), (64, 3), (128, 3), (128, 3))
+
+_GLOROT = nn.initializers.glorot_uniform()
 
 
 class NetworkSettings(Protocol):
@@ -56,17 +59,46 @@ class PaperEnergy(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Energies float32 [B] of `images` [B, H, W, 1]."""
-        glorot = nn.initializers.glorot_uniform()
-        convolve = conv_general_dilated(self.precision)
         product = dot_general(self.precision)
         x = images
-        for filters, size in PAPER_LAYERS:
-            x = nn.Conv(filters, (size, size), strides=2, kernel_init=glorot, conv_general_dilated=convolve)(x)
-            x = nn.BatchNorm(use_running_average=True, epsilon=1e-3)(x)
-            x = nn.swish(x)
+        for index, (filters, size) in enumerate(PAPER_LAYERS):
+            scale, shift = _BatchNorm(filters, name=f"BatchNorm_{index}")()
+            x = nn.swish(_Convolution(filters, size, self.precision, name=f"Conv_{index}")(x, scale, shift))
         x = x.reshape(len(x), -1)
-        x = nn.swish(nn.Dense(128, kernel_init=glorot, dot_general=product)(x))
-        return nn.Dense(1, kernel_init=glorot, dot_general=product)(x)[:, 0]
+        x = nn.swish(nn.Dense(128, kernel_init=_GLOROT, dot_general=product)(x))
+        return nn.Dense(1, kernel_init=_GLOROT, dot_general=product)(x)[:, 0]
+
+
+class _BatchNorm(nn.Module):
+    """The weights and statistics of `nn.BatchNorm`, as the scale and the shift [filters] of one that sees no batch."""
+
+    filters: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        gamma = self.param("scale", nn.initializers.ones, (self.filters,))
+        beta = self.param("bias", nn.initializers.zeros, (self.filters,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (self.filters,)).value
+        var = self.variable("batch_stats", "var", jnp.ones, (self.filters,)).value
+        scale = gamma * jax.lax.rsqrt(var + 1e-3)
+        return scale, beta - mean * scale
+
+
+class _Convolution(nn.Module):
+    """The weights of `nn.Conv`, strides 2, with a scale and a shift [filters] after it put into them: the gradient
+    then has one sum over the pixels for each channel instead of three, 20% of its time on a CPU.
+    """
+
+    filters: int
+    size: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", _GLOROT, (self.size, self.size, x.shape[-1], self.filters))
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,))
+        shift, scale = (bias * scale + shift)[None, None, None], scale[None, None, None]
+        return checkpoint_name(conv(x, kernel * scale, 2, self.precision), CONVOLVED) + shift
 
 
 def make_network(settings: NetworkSettings, num_classes: int = 0) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -124,8 +125,11 @@ def test_interleaved_runs_take_turns_and_the_first_turn_is_not_counted():
     from peers.timing import interleaved
 
     calls = []
-    speeds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, {"a": 1, "b": 2}, 3, "test")
-    assert calls == ["a", "b"] * 4
+    runs = {name: partial(calls.append, name) for name in "abc"}
+    speeds = interleaved(runs, {"a": 1, "b": 2, "c": 3}, 7, "test")
+    rounds = [tuple(calls[first : first + 3]) for first in range(0, 24, 3)]
+    assert len(calls) == 24 and all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    assert len({one[0] for one in rounds}) == 3 and list(speeds) == ["a", "b", "c"]  # no one always comes first
     assert all(set(speed) == SPREAD and speed["min"] <= speed["median"] <= speed["max"] for speed in speeds.values())
 
 

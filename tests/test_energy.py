@@ -133,20 +133,24 @@ def test_the_last_layers_weights_are_those_of_keras_too():
 
 def test_every_product_of_the_network_has_its_precision(monkeypatch):
     calls = []
-    makers = {name: getattr(energy, name) for name in ("conv_general_dilated", "dot_general")}
-    for name, make in makers.items():
+    conv, dot_general = energy.conv, energy.dot_general
 
-        def counted(precision, name=name, make=make):
-            def noted(*arguments, **named):
-                calls.append((name, precision))
-                return make(precision)(*arguments, **named)
+    def noted_conv(x, w, stride, precision):
+        calls.append(("conv", precision))
+        return conv(x, w, stride, precision)
 
-            return noted
+    def noted_dot(precision):
+        def noted(*arguments, **named):
+            calls.append(("dot", precision))
+            return dot_general(precision)(*arguments, **named)
 
-        monkeypatch.setattr(energy, name, counted)
+        return noted
+
+    monkeypatch.setattr(energy, "conv", noted_conv)
+    monkeypatch.setattr(energy, "dot_general", noted_dot)
     network = energy.PaperEnergy("bfloat16")
     jax.eval_shape(functools.partial(energy.init_variables, network, height=16, width=32), jax.random.key(0))
-    assert calls == [("conv_general_dilated", "bfloat16")] * 4 + [("dot_general", "bfloat16")] * 2
+    assert calls == [("conv", "bfloat16")] * 4 + [("dot", "bfloat16")] * 2
 
 
 def test_settings_name_the_network():
