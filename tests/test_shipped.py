@@ -34,6 +34,13 @@ def test_the_default_model_draws_many_sub_types_where_none_is_asked_for():
     assert sum(structure.analyse(image).verdict == "A" for image in images) >= 13
 
 
+def test_the_papers_network_draws_several_sub_types_sharp():
+    images = data.to_uint8(np.asarray(bridge_ebm.load_model("paper").draw(jax.random.key(3), 16)))
+    assert len(set(nearest_subtypes(images))) >= 3
+    sharp = np.all(metrics.in_range(metrics.definition(images), 48, 192), axis=0)
+    assert sharp.sum() >= 8
+
+
 def nearest_subtypes(images):
     real = np.stack([bridges.render(name, width, 48, 192) for name in bridges.SUBTYPES for width in range(0, 16, 3)])
     near = distance.cdist(metrics.features(images), metrics.features(real)).argmin(1)
