@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
+from conftest import ROOT
 from jax import export, lax
 
 from bridge_ebm import energy, langevin
@@ -79,24 +79,15 @@ def test_second_order_gradients_agree_with_the_library(shape):
         assert_close(mine, theirs, 1e-5)
 
 
-class PlainTable1(nn.Module):
-    """Table 1 out of Flax's own layers."""
-
-    @nn.compact
-    def __call__(self, x):
-        for filters, size in energy.PAPER_LAYERS:
-            x = nn.Conv(filters, (size, size), strides=2)(x)
-            x = nn.swish(nn.BatchNorm(use_running_average=True, epsilon=1e-3)(x))
-        x = nn.swish(nn.Dense(128)(x.reshape(len(x), -1)))
-        return nn.Dense(1)(x)[:, 0]
-
-
 @pytest.mark.parametrize(("size", "batch"), [((48, 192), 3), ((128, 512), 1)])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_the_whole_network_agrees_with_plain_flax(size, batch, precision, tolerance):
+def test_the_whole_network_agrees_with_plain_flax(monkeypatch, size, batch, precision, tolerance):
     """Energies, their gradient in the images and that one's in every kind of weight; no weight or statistic is left
     at its initial zero or one.
     """
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    from peers.flax_peer import PlainEnergy
+
     images = langevin.uniform_images(jax.random.key(1), (batch, *size, 1))
     variables = energy.init_variables(energy.PaperEnergy(), jax.random.key(0), *size)
     leaves, tree = jax.tree.flatten(variables)
@@ -121,7 +112,7 @@ def test_the_whole_network_agrees_with_plain_flax(size, batch, precision, tolera
 
     ours = derivatives(energy.PaperEnergy(precision))
     with jax.numpy_rank_promotion("allow"):  # Flax's layers rely on it
-        plain = derivatives(PlainTable1())
+        plain = derivatives(PlainEnergy())
     for mine, theirs in zip(ours, plain, strict=True):
         assert_close(mine, theirs, tolerance)
 
