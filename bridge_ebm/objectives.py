@@ -69,6 +69,15 @@ def target_speed(t: Any, objective: str) -> Any:
     return 1.0 + 0.0 * t
 
 
+def beyond(images: jax.Array, margin: float) -> jax.Array:
+    """Images in [-1, 1] with black and white moved `margin` further out, so that chains end on them and not close by.
+
+    Greys stay what they are: moved in proportion, a stay of a quarter of full light would be aimed at two of 255 grey
+    levels too dark, and be drawn so.
+    """
+    return jnp.where(jnp.abs(images) < 1.0, images, (1.0 + margin) * images)
+
+
 def regression_error(gradient: jax.Array, noise: jax.Array, real: jax.Array, t: jax.Array, objective: str) -> jax.Array:
     """Mean over the pixels of |-grad E(x_t) - (x1 - x0) c(t)|^2, per image [B].
 

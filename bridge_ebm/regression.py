@@ -147,7 +147,7 @@ def _regression_gradient(
         errors = objectives.regression_error(gradient, noise, goal, t, settings.objective)
         return errors.sum() / settings.batch_size, errors
 
-    goal = (1.0 + settings.margin) * real
+    goal = objectives.beyond(real, settings.margin)
     means = contrastive.gradient_means(settings, mesh)
     error = Partial(error_sum, state.batch_stats)
     grads, errors = gradient_of_sum(error, state.params, (noise, goal, t, told), means)

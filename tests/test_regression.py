@@ -67,6 +67,14 @@ def test_target_speeds():
     np.testing.assert_array_equal(objectives.target_speed(t, "energy_matching"), np.ones(5))
 
 
+def test_the_margin_moves_black_and_white_and_no_grey():
+    images = data.to_unit(np.array([[[0, 1, 64, 128, 254, 255]]], np.uint8))
+    moved = objectives.beyond(jnp.asarray(images), 0.03).ravel()
+    np.testing.assert_allclose(moved[jnp.array([0, 5])], [-1.03, 1.03], rtol=1e-6)
+    np.testing.assert_array_equal(moved[1:5], images.ravel()[1:5])
+    np.testing.assert_array_equal(objectives.beyond(jnp.asarray(images), 0.0), images)
+
+
 def test_noise_is_paired_by_optimal_transport_within_each_class():
     noise, real = (jax.random.normal(jax.random.key(k), (12, 3, 5, 1)) for k in range(2))
     labels = jnp.arange(12) % 3
