@@ -73,7 +73,7 @@ def beyond(images: jax.Array, margin: float) -> jax.Array:
     """Images in [-1, 1] with black and white moved `margin` further out, so that chains end on them and not close by.
 
     Greys stay what they are: moved in proportion, a stay of a quarter of full light would be aimed at two of 255 grey
-    levels too dark, and be drawn so.
+    levels too dark.
     """
     return jnp.where(jnp.abs(images) < 1.0, images, (1.0 + margin) * images)
 
