@@ -1,9 +1,9 @@
 """One update of gradient regression: the energy's slope between noise and a picture is told where the picture lies.
 
 -grad E at x_t = (1 - t) x0 + t x1, noise x0 and picture x1, is regressed on (x1 - x0) c(t) (Equilibrium Matching,
-Energy Matching). No chain runs, so nothing diverges and an update is cheap. What regression never sees are the places
-where long chains end up; the finish shows them: persistent chains, and a contrastive term that raises their energy
-where it has fallen below that of pictures.
+Energy Matching); some paths of a class begin at a picture of another class instead of noise. No chain runs, so nothing
+diverges and an update is cheap. What regression never sees are the places where long chains end up; the finish shows
+them: persistent chains, and a contrastive term that raises their energy where it has fallen below that of pictures.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,24 @@ from bridge_ebm.state import Metrics, TrainState, TrainStep, network_of
 # default.cfg its chains live for 2000 steps on average, those of the other places for 120. Without old chains among the
 # fakes nothing keeps a picture in its place for longer than the youngest few hundred steps.
 SELDOM = 16
+# The share of regression's paths that begin between noise and a picture of another class. After paths from noise alone
+# the energy of a class has traps among the pictures of the others, and chains of the lowest energy (`compose.lowest`)
+# get caught there.
+CROSSED = 0.25
+
+
+def starts(key: jax.Array, pictures: jax.Array, labels: jax.Array, told: jax.Array, no_class: int) -> jax.Array:
+    """Where the paths of an update begin, [B, H, W, 1]: uniform noise, but CROSSED of those that are `told` a class
+    int32 [B] begin on the way from noise to one of the `pictures` [B, H, W, 1] of another class (`labels` int32 [B]),
+    most of them close to it. `no_class` is what is told of none: there is no picture for which it has to be left.
+    """
+    noise_key, order_key, cross_key, part_key = jax.random.split(key, 4)
+    order = jax.random.permutation(order_key, len(pictures))
+    foreign = (labels[order] != told) & (told != no_class)
+    crossed = foreign & jax.random.bernoulli(cross_key, CROSSED, foreign.shape)
+    part = crossed * (1.0 - jax.random.uniform(part_key, foreign.shape) ** 2)
+    part = part[:, None, None, None]
+    return (1.0 - part) * langevin.uniform_images(noise_key, pictures.shape) + part * pictures[order]
 
 
 def paired_noise(noise: jax.Array, real: jax.Array, labels: jax.Array) -> jax.Array:
@@ -133,24 +151,25 @@ def _regression_gradient(
         real, labels = data.to_unit(examples.images[index]), examples.labels[index]
         dropped = jax.random.bernoulli(drop_key, settings.unconditional, labels.shape)
         told = jnp.where(dropped, num_classes, labels)
-        within = told if settings.conditional else jnp.zeros_like(told)
-        return paired_noise(langevin.uniform_images(noise_key, real.shape), real, within), real, told
+        within = told if settings.conditional else jnp.full_like(told, num_classes)
+        start = starts(noise_key, real, labels, within, num_classes)
+        return paired_noise(start, real, within), real, told
 
-    noise, real, told = parallel.on_every_device(paired, noise_key, drop_key, index, examples, mesh=mesh)
+    start, real, told = parallel.on_every_device(paired, noise_key, drop_key, index, examples, mesh=mesh)
     t = jax.random.uniform(time_key, (settings.batch_size,))
 
     def error_sum(batch_stats, params, batch):
-        noise, goal, t, labels = batch
+        start, goal, t, labels = batch
         energy_fn = energy.energy_function(network, params, batch_stats, *_named(labels, settings))
-        mixed = (1.0 - t)[:, None, None, None] * noise + t[:, None, None, None] * goal
+        mixed = (1.0 - t)[:, None, None, None] * start + t[:, None, None, None] * goal
         gradient = langevin.energy_and_gradient(energy_fn, jnp.clip(mixed, -1.0, 1.0))[1]
-        errors = objectives.regression_error(gradient, noise, goal, t, settings.objective)
+        errors = objectives.regression_error(gradient, start, goal, t, settings.objective)
         return errors.sum() / settings.batch_size, errors
 
     goal = objectives.beyond(real, settings.margin)
     means = contrastive.gradient_means(settings, mesh)
     error = Partial(error_sum, state.batch_stats)
-    grads, errors = gradient_of_sum(error, state.params, (noise, goal, t, told), means)
+    grads, errors = gradient_of_sum(error, state.params, (start, goal, t, told), means)
     return grads, errors.mean(), Examples(real, told)
 
 

@@ -107,6 +107,37 @@ def test_pictures_without_a_class_choose_among_all_their_noise(small, dataset, m
     assert seen == [{told}]
 
 
+def test_paths_of_a_class_begin_at_noise_or_towards_pictures_of_other_classes():
+    labels = np.arange(64) % CLASSES
+    told = np.where(np.arange(64) % 5 == 0, CLASSES, labels)
+    # A picture of class k is bright at pixel k, far beyond what noise is, so a start tells towards which it lies.
+    pictures = 1e6 * jax.nn.one_hot(labels, CLASSES).reshape(64, 2, 4, 1)
+    draw = jax.vmap(lambda key, told: regression.starts(key, pictures, jnp.array(labels), told, CLASSES), (0, None))
+    keys = jax.random.split(jax.random.key(0), 800)
+    begin = np.asarray(draw(keys, told)).reshape(800, 64, CLASSES)
+    crossed = begin.max(-1) > 1
+    towards = begin.argmax(-1)
+    assert not crossed[:, told == CLASSES].any() and (towards != told)[crossed].all()
+    assert (np.abs(begin[~crossed]) <= 1).all() and begin[~crossed].std() == pytest.approx(3**-0.5, rel=0.01)
+    # An eighth of the pictures drawn for a start are of its own class.
+    assert crossed[:, told != CLASSES].mean() == pytest.approx(regression.CROSSED * 7 / 8, abs=0.01)
+    spread = np.sqrt(1 - begin.max(-1)[crossed] / 1e6)  # uniform, where the part of the way is 1 - u^2
+    assert np.quantile(spread, [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.02)
+    assert (np.abs(np.asarray(draw(keys, jnp.full(64, CLASSES)))) <= 1).all()
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_only_a_network_that_knows_classes_learns_from_such_paths(small, dataset, monkeypatch, conditional):
+    settings = dataclasses.replace(small, conditional=conditional, finish_after=0)
+    learnt = []
+    for crossed in (0.0, 1.0):
+        monkeypatch.setattr(regression, "CROSSED", crossed)
+        step = make_train_step(settings, CLASSES)
+        learnt.append(step(init_state(settings, CLASSES), data.examples(dataset))[0].params)
+    same = jax.tree.map(np.array_equal, *learnt)
+    assert all(jax.tree.leaves(same)) != conditional
+
+
 def test_half_of_the_places_begin_afresh_seldom():
     keys = jax.random.split(jax.random.key(0), 4000)
     places = jnp.array([0, 8, 9, 17, 18, 26, 27, 3, 12])
