@@ -36,9 +36,12 @@ CROSSED = 0.25
 
 
 def starts(key: jax.Array, pictures: jax.Array, labels: jax.Array, told: jax.Array, no_class: int) -> jax.Array:
-    """Where the paths of an update begin, [B, H, W, 1]: uniform noise, but CROSSED of those that are `told` a class
-    int32 [B] begin on the way from noise to one of the `pictures` [B, H, W, 1] of another class (`labels` int32 [B]),
-    most of them close to it. `no_class` is what is told of none: there is no picture for which it has to be left.
+    """Where the paths of an update begin, float32 [B, H, W, 1] in [-1, 1]: uniform noise, or for CROSSED of the paths
+    that are `told` a class, (1 - p) noise + p picture of another class, with p = 1 - u^2 for uniform u: most of them
+    close to it. Those told `no_class` begin at noise, since a chain without a class should leave no picture.
+
+    Takes the update's `pictures` [B, H, W, 1], their `labels` and what the network is `told` of each, both int32 [B].
+    A drawn picture of the told class leaves its path at noise. Ours; the papers' paths all begin at noise.
     """
     noise_key, order_key, cross_key, part_key = jax.random.split(key, 4)
     order = jax.random.permutation(order_key, len(pictures))
@@ -149,11 +152,9 @@ def _regression_gradient(
 
     def paired(noise_key, drop_key, index, examples):
         real, labels = data.to_unit(examples.images[index]), examples.labels[index]
-        dropped = jax.random.bernoulli(drop_key, settings.unconditional, labels.shape)
-        told = jnp.where(dropped, num_classes, labels)
-        within = told if settings.conditional else jnp.full_like(told, num_classes)
-        start = starts(noise_key, real, labels, within, num_classes)
-        return paired_noise(start, real, within), real, told
+        untold = jax.random.bernoulli(drop_key, settings.unconditional if settings.conditional else 1.0, labels.shape)
+        told = jnp.where(untold, num_classes, labels)
+        return paired_noise(starts(noise_key, real, labels, told, num_classes), real, told), real, told
 
     start, real, told = parallel.on_every_device(paired, noise_key, drop_key, index, examples, mesh=mesh)
     t = jax.random.uniform(time_key, (settings.batch_size,))
