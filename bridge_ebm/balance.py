@@ -32,7 +32,7 @@ def levels(model: Model, key: jax.Array) -> np.ndarray:
     settings = model.settings.langevin._replace(num_steps=math.ceil(1 / model.settings.step_size))
 
     def start(key: jax.Array) -> jax.Array:
-        return model.start(key, _CHAINS)[:, :, : model.width // (2 if model.settings.mirror else 1)]
+        return model.noise(key, _CHAINS)[:, :, : model.width // (2 if model.settings.mirror else 1)]
 
     def of_each(images: jax.Array) -> np.ndarray:
         return np.stack([np.asarray(_values(energy, images)) for energy in energies], axis=1)

@@ -36,11 +36,13 @@ class Drawn(NamedTuple):
 
 
 def draw(model: Model, asked: Subtypes, num_steps: int, seed: int, progress: bool = False) -> Drawn:
-    """A picture from noise for every sub-type asked for (None: without a class), by chains of `num_steps` steps."""
+    """A picture for every sub-type asked for (None: without a class), by chains of `num_steps` steps from where the
+    model's chains start.
+    """
     key = jax.random.fold_in(jax.random.key(seed), 0)
 
-    def start(key: jax.Array, places: Array) -> jax.Array:
-        return model.start(key, len(places))
+    def start(key: jax.Array, places: Array, name: str | None) -> jax.Array:
+        return model.start(key, len(places), name)
 
     return _run(model, key, start, asked, num_steps, "sampling" if progress else None)
 
@@ -56,7 +58,11 @@ def hold(
     if model.settings.mirror:
         start = mirror.unfold(start[:, :, : model.width // 2])
     key = jax.random.fold_in(jax.random.key(seed), _HOLD)
-    done = _run(model, key, lambda _, places: start[places], asked, num_steps, "holding" if progress else None)
+
+    def here(key: jax.Array, places: Array, name: str | None) -> jax.Array:
+        return start[places]
+
+    done = _run(model, key, here, asked, num_steps, "holding" if progress else None)
     return to_uint8(np.asarray(start)), done.images
 
 
@@ -99,7 +105,7 @@ def _run(model: Model, key: jax.Array, start: Any, asked: Subtypes, num_steps: i
         for number, (name, places) in mine:
             start_key, chain_key = jax.random.split(jax.random.fold_in(key, number))
             full = np.resize(places, size)  # filled up with repeats, whose results are dropped
-            ends, on_the_way = _chains(model, chain_key, start(start_key, full), by_subtype[name], num_steps, bar)
+            ends, on_the_way = _chains(model, chain_key, start(start_key, full, name), by_subtype[name], num_steps, bar)
             images[places] = to_uint8(ends)[: len(places)]
             energies[:, places] = on_the_way[:, : len(places)]
     return Drawn(processes.added(images), processes.added(energies))
@@ -168,7 +174,7 @@ def _order(
     picked = evenly(real, ORDERED)
     names: Subtypes = [None] * len(picked.images) if unconditional else names_of(picked)
     noise_key = jax.random.fold_in(jax.random.key(seed), _NOISE)
-    noise = to_uint8(np.asarray(model.start(noise_key, len(names))))
+    noise = to_uint8(np.asarray(model.noise(noise_key, len(names))))
     of_real = energies_of(model, picked.images, names)
     means = {name: of_real[[one == name for one in names]].mean() for name in dict.fromkeys(names)}
 

@@ -103,6 +103,9 @@ def run_chains(
     cache on a CPU, elsewhere all).
     """
 
+    if len(images) == 0:
+        return images
+
     def chains(keys: jax.Array, images: jax.Array, *labels: jax.Array) -> jax.Array:
         def body(step: jax.Array, images: jax.Array) -> jax.Array:
             return langevin_step(_step_keys(keys, step), images, lambda x: energy_fn(x, *labels), settings)[0]

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bridge_ebm import checkpoint, compose, energy, langevin, mirror, pictures
+from bridge_ebm import checkpoint, coarse, compose, energy, langevin, mirror, pictures
 from bridge_ebm.errors import InputError
 
 SETTINGS_FILE = "settings.json"
@@ -29,7 +29,8 @@ class ModelSettings:
     'uniform_mirrored', the same with a mirror-symmetric right half. The other fields of the sampler are those of
     `langevin.LangevinSettings`. `levels` (one per sub-type, or none): a picture's energy without a class is then the
     lowest of what the network gives it (its half, with `mirror`) as one of the sub-types, less that one's level;
-    without them, what the network gives it as "no class".
+    without them, what the network gives it as "no class". `coarse_model` names a model of a smaller size (as
+    `load_model` does) whose pictures, enlarged, are where the chains that draw begin; '' is noise.
     """
 
     network: str
@@ -46,6 +47,7 @@ class ModelSettings:
     gradient_clip: float
     reach: int = 0
     levels: tuple[float, ...] = ()
+    coarse_model: str = ""
 
     @property
     def langevin(self) -> langevin.LangevinSettings:
@@ -55,11 +57,14 @@ class ModelSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained energy. `params` and `batch_stats` are the network's variables."""
+    """A trained energy. `params` and `batch_stats` are the network's variables, `coarse` is the model whose pictures
+    its chains begin at, where they do.
+    """
 
     params: Any
     batch_stats: Any
     settings: ModelSettings
+    coarse: "Model | None" = None
 
     @property
     def height(self) -> int:
@@ -106,14 +111,27 @@ class Model:
         """
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, levels=()))
 
-    def start(self, key: jax.Array, count: int) -> jax.Array:
-        """Noise [count, H, W, 1] from which the model's chains start."""
+    def noise(self, key: jax.Array, count: int) -> jax.Array:
+        """Noise [count, H, W, 1] of the distribution that `settings.start` names."""
         if self.settings.mirror:
             return mirror.unfold(langevin.uniform_images(key, (count, self.height, self.width // 2, 1)))
         return langevin.uniform_images(key, (count, self.height, self.width, 1))
 
+    def start(self, key: jax.Array, count: int, subtype: str | None = None) -> jax.Array:
+        """Where the model's chains of a sub-type (None: without a class) start, [count, H, W, 1]: noise, or pictures
+        of that sub-type by the coarse model, enlarged, with some noise (`coarse.start`).
+        """
+        if self.coarse is None:
+            return self.noise(key, count)
+        small_key, start_key = jax.random.split(key)
+        small = self.coarse.draw(small_key, count, subtype)
+        if not self.settings.mirror:
+            return coarse.start(start_key, small, self.height, self.width)
+        half = small[:, :, : self.coarse.width // 2]
+        return mirror.unfold(coarse.start(start_key, half, self.height, self.width // 2))
+
     def draw(self, key: jax.Array, count: int, subtype: str | None = None, num_steps: int | None = None) -> jax.Array:
-        """`count` new pictures [count, H, W, 1]: the ends of chains from noise, of `num_steps` steps (None: the
+        """`count` new pictures [count, H, W, 1]: the ends of chains from `start`, of `num_steps` steps (None: the
         model's own number).
 
         A model of halves runs its chains on halves, at half the cost.
@@ -122,7 +140,7 @@ class Model:
         settings = self.settings.langevin
         if num_steps is not None:
             settings = settings._replace(num_steps=num_steps)
-        start = self.start(start_key, count)
+        start = self.start(start_key, count, subtype)
         if not self.settings.mirror:
             return langevin.compiled_sample(chain_key, start, self.energy(subtype), settings)
         left = start[:, :, : self.width // 2]
@@ -158,7 +176,7 @@ def load_model(name_or_dir: str | Path) -> Model:
 
     Raises an `InputError` (a ValueError) that names the folder if there is no model, or if it cannot be read.
     """
-    folder = PRETRAINED / name_or_dir if str(name_or_dir) in list_models() else Path(name_or_dir).expanduser()
+    folder = _folder_of(name_or_dir)
     settings = _read_settings(folder, str(name_or_dir))
     network = energy.make_network(settings, len(settings.subtypes))
     width = settings.width // 2 if settings.mirror else settings.width
@@ -172,7 +190,28 @@ def load_model(name_or_dir: str | Path) -> Model:
             f"--model={name_or_dir}: no checkpoint in {folder / checkpoint.FOLDER} yet; let the training save one"
         )
     model = found[1]["model"]
-    return Model(model["params"], model["batch_stats"], settings)
+    return Model(model["params"], model["batch_stats"], settings, coarse_of(settings))
+
+
+def coarse_of(settings: ModelSettings) -> Model | None:
+    """The model that `settings.coarse_model` names, None for none; raises an `InputError` unless it has the same
+    sub-types, in the same proportions, at a smaller size.
+    """
+    name = settings.coarse_model
+    if not name:
+        return None
+    found = _read_settings(_folder_of(name), name)
+    alike = found.width * settings.height == found.height * settings.width and found.subtypes == settings.subtypes
+    if not alike or found.height >= settings.height:
+        raise InputError(
+            f"--coarse_model={name}: its pictures are {found.height} x {found.width}; name a model of the same "
+            f"sub-types, in the proportions of {settings.height} x {settings.width} and smaller"
+        )
+    return load_model(name)
+
+
+def _folder_of(name_or_dir: str | Path) -> Path:
+    return PRETRAINED / name_or_dir if str(name_or_dir) in list_models() else Path(name_or_dir).expanduser()
 
 
 def _read_settings(folder: Path, asked: str) -> ModelSettings:

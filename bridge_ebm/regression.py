@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from optax import assignment
 
-from bridge_ebm import contrastive, data, energy, guards, langevin, objectives, parallel, replay
+from bridge_ebm import coarse, contrastive, data, energy, guards, langevin, objectives, parallel, replay
 from bridge_ebm.accumulate import gradient_of_sum
 from bridge_ebm.data import Examples
 from bridge_ebm.optimizer import eased, make_optimizer, moved_average
@@ -33,10 +33,15 @@ SELDOM = 16
 # the energy of a class has traps among the pictures of the others, and chains of the lowest energy (`compose.lowest`)
 # get caught there.
 CROSSED = 0.25
+# Where a training has coarse pictures, the share of regression's paths, and of the finish's fresh chains, that begin
+# there; none begins at pictures of other classes then.
+COARSE = 0.5
 
 
-def starts(key: jax.Array, pictures: jax.Array, labels: jax.Array, told: jax.Array, no_class: int) -> jax.Array:
-    """Where the paths of an update begin, float32 [B, H, W, 1] in [-1, 1]: uniform noise, or for CROSSED of the paths
+def starts(
+    key: jax.Array, pictures: jax.Array, labels: jax.Array, told: jax.Array, no_class: int, share: float = CROSSED
+) -> jax.Array:
+    """Where the paths of an update begin, float32 [B, H, W, 1] in [-1, 1]: uniform noise, or for `share` of the paths
     that are `told` a class, (1 - p) noise + p picture of another class, with p = 1 - u^2 for uniform u: most of them
     close to it. Those told `no_class` begin at noise, since a chain without a class should leave no picture.
 
@@ -46,7 +51,7 @@ def starts(key: jax.Array, pictures: jax.Array, labels: jax.Array, told: jax.Arr
     noise_key, order_key, cross_key, part_key = jax.random.split(key, 4)
     order = jax.random.permutation(order_key, len(pictures))
     foreign = (labels[order] != told) & (told != no_class)
-    crossed = foreign & jax.random.bernoulli(cross_key, CROSSED, foreign.shape)
+    crossed = foreign & jax.random.bernoulli(cross_key, share, foreign.shape)
     part = crossed * (1.0 - jax.random.uniform(part_key, foreign.shape) ** 2)
     part = part[:, None, None, None]
     return (1.0 - part) * langevin.uniform_images(noise_key, pictures.shape) + part * pictures[order]
@@ -63,6 +68,22 @@ def paired_noise(noise: jax.Array, real: jax.Array, labels: jax.Array) -> jax.Ar
     apart = 1e6 * (labels[:, None] != labels[None, :])
     rows, columns = assignment.hungarian_algorithm(apart - products)
     return jnp.zeros_like(noise).at[columns].set(noise[rows])
+
+
+def from_coarse(
+    key: jax.Array, start: jax.Array, t: jax.Array, real: jax.Array, goal: jax.Array, height: int
+) -> tuple[jax.Array, jax.Array]:
+    """`start` [B, H, W, 1] and times `t` [B] of an update's paths, of which COARSE now run to their `goal` from its
+    coarse picture: `real`, reduced to `height` (`coarse.start`).
+
+    Such a path is the last fifth of one that begins five times as far away: there Equilibrium Matching's target is
+    20 (goal - x), wherever the path began. Ours.
+    """
+    which_key, start_key = jax.random.split(key)
+    which = jax.random.bernoulli(which_key, COARSE, t.shape)
+    near = coarse.start(start_key, coarse.reduced(real, height), *real.shape[1:3])
+    far = goal + 5.0 * (near - goal)
+    return jnp.where(which[:, None, None, None], far, start), jnp.where(which, 0.8 + 0.2 * t, t)
 
 
 def begin_afresh(key: jax.Array, places: jax.Array, count: int, num_classes: int) -> jax.Array:
@@ -147,17 +168,21 @@ def _regression_gradient(
     network is told.
     """
     order_key, key = _keys(state, settings)
-    noise_key, time_key, drop_key = jax.random.split(key, 3)
     index = data.batch_index(order_key, state.step, len(examples.images), settings.batch_size)
 
-    def paired(noise_key, drop_key, index, examples):
+    def paths(key, index, examples):
+        noise_key, time_key, drop_key = jax.random.split(key, 3)
         real, labels = data.to_unit(examples.images[index]), examples.labels[index]
         untold = jax.random.bernoulli(drop_key, settings.unconditional if settings.conditional else 1.0, labels.shape)
         told = jnp.where(untold, num_classes, labels)
-        return paired_noise(starts(noise_key, real, labels, told, num_classes), real, told), real, told
+        crossed = 0.0 if settings.coarse_height else CROSSED
+        start = paired_noise(starts(noise_key, real, labels, told, num_classes, crossed), real, told)
+        goal, t = objectives.beyond(real, settings.margin), jax.random.uniform(time_key, labels.shape)
+        if settings.coarse_height:
+            start, t = from_coarse(jax.random.fold_in(key, 2), start, t, real, goal, settings.coarse_height)
+        return (start, goal, t, told), Examples(real, told)
 
-    start, real, told = parallel.on_every_device(paired, noise_key, drop_key, index, examples, mesh=mesh)
-    t = jax.random.uniform(time_key, (settings.batch_size,))
+    batch, real = parallel.on_every_device(paths, key, index, examples, mesh=mesh)
 
     def error_sum(batch_stats, params, batch):
         start, goal, t, labels = batch
@@ -167,11 +192,10 @@ def _regression_gradient(
         errors = objectives.regression_error(gradient, start, goal, t, settings.objective)
         return errors.sum() / settings.batch_size, errors
 
-    goal = objectives.beyond(real, settings.margin)
     means = contrastive.gradient_means(settings, mesh)
     error = Partial(error_sum, state.batch_stats)
-    grads, errors = gradient_of_sum(error, state.params, (start, goal, t, told), means)
-    return grads, errors.mean(), Examples(real, told)
+    grads, errors = gradient_of_sum(error, state.params, batch, means)
+    return grads, errors.mean(), real
 
 
 def _named(labels: jax.Array, settings: TrainSettings) -> tuple[jax.Array, ...]:
@@ -309,6 +333,27 @@ def _started(
     return jax.lax.cond(state.step == settings.finish_after, fill, lambda images: images, state.buffer.images)
 
 
+def _begun(
+    key: jax.Array,
+    labels: jax.Array,
+    examples: Examples,
+    settings: TrainSettings,
+    num_classes: int,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """Where fresh chains of the classes `labels` [B] begin, [B, *shape]: at noise, or COARSE of them at coarse pictures
+    where a training has them.
+    """
+    noise = langevin.uniform_images(key, (len(labels), *shape))
+    if not settings.coarse_height:
+        return noise
+    which_key, pick_key, start_key = jax.random.split(jax.random.fold_in(key, 1), 3)
+    pictures = _pictures_for(jax.random.split(pick_key, len(labels)), labels, examples, num_classes)
+    near = coarse.start(start_key, coarse.reduced(pictures, settings.coarse_height), *shape[:2])
+    which = jax.random.bernoulli(which_key, COARSE, labels.shape)
+    return jnp.where(which[:, None, None, None], near, noise)
+
+
 def _restarted(
     key: jax.Array,
     starts: jax.Array,
@@ -334,8 +379,9 @@ def _restarted(
     def from_start(arrived, pictures):
         return jnp.pad(jnp.concatenate([arrived, pictures]), ((0, len(starts) - count), (0, 0), (0, 0), (0, 0)))
 
-    noise = langevin.uniform_images(noise_key, (from_noise, *starts.shape[1:]))
-    arrived = arrive(chain_key, parallel.constrain(noise, parallel.whole(mesh)), labels[:from_noise])
+    begun_for = partial(_begun, settings=settings, num_classes=num_classes, shape=starts.shape[1:])
+    begun = parallel.on_every_device(begun_for, noise_key, labels[:from_noise], examples, mesh=mesh)
+    arrived = arrive(chain_key, parallel.constrain(begun, parallel.whole(mesh)), labels[:from_noise])
     pictures = parallel.on_every_device(chosen, pick_key, labels, examples, mesh=mesh)
     fresh = parallel.on_every_device(from_start, arrived, pictures, mesh=mesh)
     begins = partial(begin_afresh, count=count, num_classes=num_classes)

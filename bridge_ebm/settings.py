@@ -105,6 +105,12 @@ class TrainSettings:
         0.0,
         0.5,
     )
+    coarse_height: int = _setting(
+        0,
+        "Half of gradient regression's paths, and the finish's fresh chains, begin at pictures that were reduced to "
+        "this height and enlarged again (0: none).",
+        0,
+    )
     finish_after: int = _setting(
         0, "Updates of gradient regression after which the contrastive finish joins in (0: never).", 0
     )
@@ -132,6 +138,9 @@ class TrainSettings:
         False, "Keep only what convolutions give for the gradient, and compute the rest twice: less memory."
     )
 
+    coarse_model: str = _setting(
+        "", "Model (a name or a folder) whose pictures, enlarged, the chains that draw begin at ('': noise)."
+    )
     sample_steps: int = _setting(1000, "Langevin steps of the pictures drawn from noise.", 1)
     sample_step_size: float = _setting(0.0, "Their step size, and that of the trained model (0: --step_size).", 0.0)
 
@@ -149,6 +158,13 @@ class TrainSettings:
             )
         if self.replay == "own" and self.objective != "contrastive":
             raise InputError("--replay=own: only --objective=contrastive has a chain for every row of the buffer")
+        if self.coarse_height and (self.objective != "equilibrium" or self.coarse_height >= self.height):
+            raise InputError(
+                f"--coarse_height={self.coarse_height}: only --objective=equilibrium has paths from coarse pictures, "
+                f"which must be smaller than --height={self.height}"
+            )
+        if self.coarse_model and not self.coarse_height:
+            raise InputError(f"--coarse_model={self.coarse_model}: give its height as --coarse_height to train for it")
         if self.mirror and self.width % 2:
             raise InputError(f"--mirror: --width={self.width} cannot be halved; use an even width")
 

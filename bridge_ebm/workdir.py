@@ -32,7 +32,7 @@ FLAG_FILE = "run.cfg"
 
 # A longer or shorter training, saves at other times, other sample pictures and another use of memory are still the same
 # run.
-MAY_CHANGE = ("epochs", "save_every", "sample_steps", "sample_step_size", "microbatch", "remat")
+MAY_CHANGE = ("epochs", "save_every", "sample_steps", "sample_step_size", "coarse_model", "microbatch", "remat")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -107,6 +107,7 @@ def model_settings(settings: TrainSettings, subtypes: tuple[str, ...]) -> ModelS
         step_size=settings.sample_step_size or settings.step_size,
         noise=settings.noise,
         gradient_clip=settings.gradient_clip,
+        coarse_model=settings.coarse_model,
     )
 
 

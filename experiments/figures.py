@@ -98,7 +98,7 @@ def write_trajectory(path: Path, key: jax.Array, model: bridge_ebm.Model) -> Non
     """Fig. 5: chains from noise, each frame under its energy."""
     start_key, chain_key = jax.random.split(key)
     settings = model.settings.langevin._replace(num_steps=STEPS)
-    result = bridge_ebm.trajectory(chain_key, model.start(start_key, CHAINS), model.energy(), settings, FRAMES)
+    result = bridge_ebm.trajectory(chain_key, model.noise(start_key, CHAINS), model.energy(), settings, FRAMES)
     energies = np.stack([np.asarray(jax.jit(model.energy())(kept)) for kept in result.frames])
     plot_frames(path, np.asarray(result.frames), energies, [f"update {frame}" for frame in FRAMES])
     print(f"{path}: mean energy at updates {FRAMES}: {energies.mean(axis=1).round(3).tolist()}")

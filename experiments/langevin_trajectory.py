@@ -43,7 +43,7 @@ def main() -> None:
     print(f"{CHAINS.value} chains of {STEPS.value} steps at {model.height} x {model.width} ...", flush=True)
     asked = cli.asked_subtypes(model, SUBTYPE.value, CHAINS.value)
     energy_fn = model.energy_of_each(asked)
-    result = bridge_ebm.trajectory(chain_key, model.start(start_key, CHAINS.value), energy_fn, settings, frames)
+    result = bridge_ebm.trajectory(chain_key, model.noise(start_key, CHAINS.value), energy_fn, settings, frames)
     energies = np.stack([np.asarray(jax.jit(energy_fn)(kept)) for kept in result.frames])
     for frame, kept in zip(frames, np.asarray(result.frames), strict=True):
         save_png(out / f"step_{frame:04d}.png", sheet(kept, columns=1))

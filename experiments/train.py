@@ -21,7 +21,8 @@ import numpy as np
 from absl import flags
 
 from bridge_ebm import data, mirror, parallel, processes, replay
-from bridge_ebm.models import Model
+from bridge_ebm.errors import InputError
+from bridge_ebm.models import Model, coarse_of
 from bridge_ebm.plotting import plot_curves, save_png, sheet
 from bridge_ebm.runs import run_training
 from bridge_ebm.settings import TrainSettings
@@ -48,6 +49,7 @@ def main() -> None:
     settings = cli.read_train_settings()
     cli.join_processes()
     dataset = load_data(settings)
+    check_coarse_model(settings, dataset.subtypes)
     workdir = cli.output_folder(WORKDIR.value, "--workdir")
     drawn: list[Path] = []
 
@@ -79,6 +81,16 @@ def load_data(settings: TrainSettings) -> data.Dataset:
     return data.mirror_halves(dataset) if settings.mirror else dataset
 
 
+def check_coarse_model(settings: TrainSettings, subtypes: tuple[str, ...]) -> None:
+    """Raise an `InputError` if the model that is to begin the chains does not fit, before anything is trained."""
+    small = coarse_of(model_settings(settings, subtypes))
+    if small is not None and small.height != settings.coarse_height:
+        raise InputError(
+            f"--coarse_height={settings.coarse_height}: --coarse_model={settings.coarse_model} draws pictures "
+            f"{small.height} high; use that height"
+        )
+
+
 def write_pictures(state: TrainState, settings: TrainSettings, subtypes: tuple[str, ...], workdir: Path) -> list[Path]:
     """Draw pictures from noise (of every sub-type that the network knows, or 10) and 10 from the buffer once chains
     fill it, and the curves so far; returns the paths of the sheets.
@@ -86,7 +98,8 @@ def write_pictures(state: TrainState, settings: TrainSettings, subtypes: tuple[s
     Every process draws them, for itself and in the same time; the first writes them.
     """
     params, batch_stats = parallel.local_copy((state.model_params, state.batch_stats))
-    model = Model(params, batch_stats, model_settings(settings, subtypes))
+    described = model_settings(settings, subtypes)
+    model = Model(params, batch_stats, described, coarse_of(described))
     key, pick_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed + 1), int(state.step)))
     from_buffer = {}
     if settings.objective == "contrastive" or 0 < settings.finish_after < int(state.step):

@@ -146,6 +146,15 @@ def test_half_of_the_places_begin_afresh_seldom():
     np.testing.assert_allclose(begun[:, [2, 3, 6]].mean(0), 1 / regression.SELDOM, atol=0.02)
 
 
+@pytest.mark.parametrize(("restart", "finish_chains"), [(0.0, 6), (0.1, 6), (0.1, 15)], ids=["none", "one", "two"])
+def test_a_finish_with_few_fresh_chains_trains(small, dataset, restart, finish_chains):
+    settings = dataclasses.replace(small, finish_after=1, restart=restart, finish_chains=finish_chains)
+    step, state = make_train_step(settings, CLASSES), init_state(settings, CLASSES)
+    for _ in range(2):
+        state, metrics = step(state, data.examples(dataset))
+    assert np.isfinite(metrics.cdiv) and metrics.moved > 0
+
+
 def contrast(real, fake, of_real=None, of_fake=None, floor=5.0, trim=0.25):
     of_real = jnp.zeros(len(real), int) if of_real is None else jnp.array(of_real)
     of_fake = jnp.zeros(len(fake), int) if of_fake is None else jnp.array(of_fake)
