@@ -3,10 +3,11 @@
     python experiments/evaluate.py --model=runs/quickstart --out=runs/evaluation
     python experiments/evaluate.py --images=my_pictures --out=runs/evaluation
 
-A model draws --num pictures by chains from noise; a conditional one draws its sub-types in turn (picture i is of
-sub-type i mod 8) unless --subtype says otherwise, and --subtype=none takes its energy without a class. A folder is
-measured as it is, at the size of its first picture (at most 128 x 512), beside the paper's eight sub-types; its
-sub-folders, where they are named after sub-types, say what each picture should be.
+A model draws --num pictures by chains from noise (or from its coarse model's pictures, where it has one); a conditional
+one draws its sub-types in turn (picture i is of sub-type i mod 8) unless --subtype says otherwise, and --subtype=none
+takes its energy without a class. A folder is measured as it is, at the size of its first picture (at most 128 x 512),
+beside the paper's eight sub-types; its sub-folders, where they are named after sub-types, say what each picture should
+be.
 
 Measured: definition, the structural verdict, the sub-type, fidelity and diversity, memorisation, novelty; of a model
 also the energies along its chains, how energies order real, generated, corrupted pictures and noise, and the ink that
@@ -226,7 +227,7 @@ def _chain_lines(chains: dict[str, Any] | None) -> list[str]:
     along, hold = chains["along_the_chain"], chains["hold"]
     energies = " ".join(f"{value:.3g}" for value in along["mean_energy"])
     lines = [
-        f"mean energy from noise to step {along['steps'][-1]}, by tenths: {energies}",
+        f"mean energy from the start to step {along['steps'][-1]}, by tenths: {energies}",
         f"chains that end lower than they started: {along['chains_that_fell']:.1%}; "
         f"tenths of a chain that fell: {along['tenths_that_fell']:.1%}",
         "energy order (AUC): "

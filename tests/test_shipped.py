@@ -34,6 +34,17 @@ def test_the_default_model_draws_many_sub_types_where_none_is_asked_for():
     assert sum(structure.analyse(image).verdict == "A" for image in images) >= 13
 
 
+def test_the_large_model_begins_at_the_default_ones_pictures_and_draws_the_sub_type_it_is_asked_for():
+    model = bridge_ebm.load_model("default_128x512")
+    assert model.coarse.settings == bridge_ebm.load_model("default").settings
+    drawn = [model.draw(jax.random.key(4), 1, name) for name in bridges.SUBTYPES]
+    images = data.to_uint8(np.concatenate(drawn))
+    assert images.shape == (8, 128, 512)
+    right = sum(near == name for near, name in zip(nearest_subtypes(images), bridges.SUBTYPES, strict=True))
+    assert right >= 7
+    assert sum(structure.analyse(image).verdict == "A" for image in images) >= 7
+
+
 def test_the_papers_network_draws_several_sub_types_sharp():
     images = data.to_uint8(np.asarray(bridge_ebm.load_model("paper").draw(jax.random.key(3), 16)))
     assert len(set(nearest_subtypes(images))) >= 3
@@ -42,6 +53,7 @@ def test_the_papers_network_draws_several_sub_types_sharp():
 
 
 def nearest_subtypes(images):
-    real = np.stack([bridges.render(name, width, 48, 192) for name in bridges.SUBTYPES for width in range(0, 16, 3)])
+    size = images.shape[1:]
+    real = np.stack([bridges.render(name, width, *size) for name in bridges.SUBTYPES for width in range(0, 16, 3)])
     near = distance.cdist(metrics.features(images), metrics.features(real)).argmin(1)
     return [bridges.SUBTYPES[k // 6] for k in near]
