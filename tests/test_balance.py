@@ -22,7 +22,7 @@ def well(centre, offset, images):
     return 0.5 * ((images - centre) ** 2).sum((1, 2, 3)) + offset
 
 
-def start(key, count):
+def noise(key, count):
     return langevin.uniform_images(key, (count, 4, 6, 1))
 
 
@@ -32,7 +32,7 @@ WELLS = {name: Partial(well, jnp.float32(centre), jnp.float32(offset)) for name,
 
 def shares(levels):
     ends = langevin.compiled_sample(
-        jax.random.key(1), start(jax.random.key(2), 600), compose.lowest([*WELLS.values()], levels), CHAINS
+        jax.random.key(1), noise(jax.random.key(2), 600), compose.lowest([*WELLS.values()], levels), CHAINS
     )
     above = np.stack([energy(ends) for energy in WELLS.values()]) - np.asarray(levels)[:, None]
     return np.bincount(above.argmin(0), minlength=3) / 600
@@ -42,7 +42,7 @@ def test_levels_give_every_sub_type_its_share():
     model = SimpleNamespace(
         settings=SimpleNamespace(subtypes=tuple(WELLS), mirror=False, step_size=0.1, langevin=CHAINS),
         energy=WELLS.get,
-        start=start,
+        noise=noise,
         width=6,
     )
     assert shares(np.zeros(3)).min() == 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,16 @@ from bridge_ebm.train import make_train_step
 CLASSES = 8
 
 
-@pytest.fixture
-def fine(tiny) -> TrainSettings:
+@pytest.fixture(scope="module")
+def fine() -> TrainSettings:
     """A conditional run on halves of 32 x 64 that learns from pictures reduced to 16 x 32 too."""
-    return dataclasses.replace(
-        tiny,
+    return TrainSettings(
+        per_type=4,
+        split="all",
+        batch_size=8,
+        buffer_size=24,
+        langevin_steps=3,
+        sample_steps=4,
         network="multiscale",
         channels=4,
         conditional=True,
@@ -39,22 +45,28 @@ def fine(tiny) -> TrainSettings:
     )
 
 
-def fold(height, width):
+def halves(height, width):
     return data.mirror_halves(data.procedural(height, width, per_type=4))
 
 
-def trained(settings, workdir):
-    """The model of a training of two updates."""
+def train(settings, workdir):
+    """A training of two updates."""
     workdir.mkdir()
-    runs.run_training(settings, fold(settings.height, settings.width), workdir, max_updates=2)
-    return bridge_ebm.load_model(workdir)
+    runs.run_training(settings, halves(settings.height, settings.width), workdir, max_updates=2)
+
+
+@pytest.fixture(scope="module")
+def folder(fine, tmp_path_factory):
+    """Of two models: `large` of 32 x 64, whose chains begin at the pictures of `small`, of 16 x 32."""
+    path = tmp_path_factory.mktemp("cascade")
+    train(dataclasses.replace(fine, height=16, width=32, coarse_height=0), path / "small")
+    train(dataclasses.replace(fine, coarse_model=str(path / "small")), path / "large")
+    return path
 
 
 @pytest.fixture
-def cascade(fine, tmp_path):
-    """A model of 32 x 64 whose chains begin at the pictures of one of 16 x 32."""
-    trained(dataclasses.replace(fine, height=16, width=32, coarse_height=0), tmp_path / "small")
-    return trained(dataclasses.replace(fine, coarse_model=str(tmp_path / "small")), tmp_path / "large")
+def cascade(folder):
+    return bridge_ebm.load_model(folder / "large")
 
 
 def test_a_reduced_picture_is_the_picture_rendered_at_that_size():
@@ -124,7 +136,7 @@ def test_the_finishs_fresh_chains_begin_at_coarse_pictures_of_their_class_or_at_
 
 @pytest.mark.parametrize("finish_after", [0, 1])
 def test_a_training_learns_from_coarse_pictures(fine, finish_after):
-    examples = data.examples(fold(fine.height, fine.width))
+    examples = data.examples(halves(fine.height, fine.width))
     learnt = []
     for height in (0, 16):
         settings = dataclasses.replace(fine, coarse_height=height, finish_after=finish_after, finish_chains=4)
@@ -163,7 +175,8 @@ def test_an_evaluation_begins_each_sub_type_at_its_own_coarse_pictures(cascade, 
     assert [entry for entry in begun if entry[0] == 16] == [(16, 2, "beam"), (16, 2, "deck_arch")]
 
 
-def test_a_coarse_model_that_does_not_fit_is_refused_in_one_line(cascade, tmp_path):
+def test_a_coarse_model_that_does_not_fit_is_refused_in_one_line(folder, tmp_path):
+    shutil.copytree(folder / "large", tmp_path / "large")
     path = tmp_path / "large" / "settings.json"
     record = json.loads(path.read_text())
     for name, words in [
