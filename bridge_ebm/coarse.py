@@ -1,8 +1,8 @@
 """Coarse pictures: what a model of a smaller size gives one of a larger size to begin with.
 
-A cascade in the manner of Ho et al., "Cascaded Diffusion Models", 2022, and of Zhao et al., "Coarse-to-Fine Expanding
-and Sampling", 2021: the layout is found at a small size, where chains find it easily, and the larger energy is asked
-only for what the small picture cannot show.
+A cascade, as in Zhao et al., "Learning Energy-Based Generative Models via Coarse-to-Fine Expanding and Sampling", 2021,
+and Ho et al., "Cascaded Diffusion Models", 2022: the layout is found at a small size, where chains find it easily, and
+the larger energy is asked only for what the small picture cannot show.
 """
 
 import jax

@@ -1,9 +1,10 @@
 """One update of gradient regression: the energy's slope between noise and a picture is told where the picture lies.
 
 -grad E at x_t = (1 - t) x0 + t x1, noise x0 and picture x1, is regressed on (x1 - x0) c(t) (Equilibrium Matching,
-Energy Matching); some paths of a class begin at a picture of another class instead of noise. No chain runs, so nothing
-diverges and an update is cheap. What regression never sees are the places where long chains end up; the finish shows
-them: persistent chains, and a contrastive term that raises their energy where it has fallen below that of pictures.
+Energy Matching); some paths of a class begin at a picture of another class instead of noise, or at a coarse one of its
+own. No chain runs, so nothing diverges and an update is cheap. What regression never sees are the places where long
+chains end up; the finish shows them: persistent chains, and a contrastive term that raises their energy where it has
+fallen below that of pictures.
 """
 
 from collections.abc import Callable

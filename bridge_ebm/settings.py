@@ -107,7 +107,7 @@ class TrainSettings:
     )
     coarse_height: int = _setting(
         0,
-        "Half of gradient regression's paths, and the finish's fresh chains, begin at pictures that were reduced to "
+        "Half of gradient regression's paths, and of the finish's fresh chains, begin at pictures that were reduced to "
         "this height and enlarged again (0: none).",
         0,
     )

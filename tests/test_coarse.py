@@ -134,16 +134,28 @@ def test_the_finishs_fresh_chains_begin_at_coarse_pictures_of_their_class_or_at_
     np.testing.assert_allclose(np.asarray(fresh.mean((1, 2, 3)))[near], of_class[near], atol=coarse.NOISE + 0.02)
 
 
-@pytest.mark.parametrize("finish_after", [0, 1])
-def test_a_training_learns_from_coarse_pictures(fine, finish_after):
-    examples = data.examples(halves(fine.height, fine.width))
-    learnt = []
+def test_paths_and_the_finishs_fresh_chains_use_them(fine, monkeypatch):
+    begun, start = set(), coarse.start
+
+    def recorded(key, small, height, width):
+        begun.add(len(small))
+        return start(key, small, height, width)
+
+    monkeypatch.setattr(coarse, "start", recorded)
+    settings = dataclasses.replace(fine, finish_after=1, restart=0.5)
+    step, state, examples = make_train_step(settings, CLASSES), init_state(settings, CLASSES), halves(32, 64)
+    for _ in range(2):
+        state, metrics = step(state, data.examples(examples))
+    assert np.isfinite([metrics.loss, metrics.regression, metrics.cdiv]).all()
+    # All pictures of a batch, and the half of the four fresh chains that do not begin at real pictures.
+    assert begun == {settings.batch_size, 2}
+
+
+def test_a_training_learns_from_coarse_pictures(fine):
+    examples, learnt = data.examples(halves(fine.height, fine.width)), []
     for height in (0, 16):
-        settings = dataclasses.replace(fine, coarse_height=height, finish_after=finish_after, finish_chains=4)
-        step, state = make_train_step(settings, CLASSES), init_state(settings, CLASSES)
-        for _ in range(2):
-            state, metrics = step(state, examples)
-        assert np.isfinite([metrics.loss, metrics.regression]).all()
+        settings = dataclasses.replace(fine, coarse_height=height)
+        state, _ = make_train_step(settings, CLASSES)(init_state(settings, CLASSES), examples)
         learnt.append(state.params)
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, *learnt)))
 
