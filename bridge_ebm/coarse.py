@@ -7,9 +7,8 @@ the larger energy is asked only for what the small picture cannot show.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from bridge_ebm import langevin
+from bridge_ebm import langevin, raster
 
 # The most noise among a coarse picture, as a share: it covers what a drawn picture has that a reduced one has not.
 NOISE = 0.2
@@ -18,8 +17,13 @@ NOISE = 0.2
 def reduced(images: jax.Array, height: int) -> jax.Array:
     """`images` [B, H, W, 1] in the same proportions `height` pixels high, by exact area averages as the data are."""
     width = round(images.shape[2] * height / images.shape[1])
-    rows, columns = _overlaps(images.shape[1], height), _overlaps(images.shape[2], width)
-    return jnp.einsum("bhwc,yh,xw->byxc", images, rows, columns)
+    for axis, size in ((1, height), (2, width)):
+        along = [1, 1, 1, 1]
+        along[axis] = size
+        taps = zip(*raster.taps(images.shape[axis], size), strict=True)
+        terms = [jnp.take(images, pixels, axis) * shares.reshape(along) for pixels, shares in taps]
+        images = jnp.sum(jnp.stack(terms), axis=0)
+    return images
 
 
 def enlarged(images: jax.Array, height: int, width: int) -> jax.Array:
@@ -36,11 +40,3 @@ def start(key: jax.Array, small: jax.Array, height: int, width: int) -> jax.Arra
     share = NOISE * jax.random.uniform(share_key, (len(small), 1, 1, 1))
     noise = langevin.uniform_images(noise_key, (len(small), height, width, 1))
     return (1.0 - share) * enlarged(small, height, width) + share * noise
-
-
-def _overlaps(many: int, few: int) -> np.ndarray:
-    """The share [few, many] that each of `many` equal parts of a line has in each of `few`."""
-    edges, ends = np.arange(many + 1) / many, np.arange(few + 1) / few
-    low = np.maximum(edges[None, :-1], ends[:-1, None])
-    high = np.minimum(edges[None, 1:], ends[1:, None])
-    return (few * (high - low).clip(min=0.0)).astype(np.float32)

@@ -138,7 +138,7 @@ def draw(members: Sequence[Member], inks: Mapping[str, Ink], scale: float = 1.0)
 
 
 @functools.lru_cache(maxsize=32)
-def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+def taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
     """The source pixels under every target pixel, int [K, target], and their shares of it, float32 [K, target]."""
     low = np.arange(target) * source / target
     high = np.arange(1, target + 1) * source / target
@@ -155,8 +155,8 @@ def area_average(images: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if images.shape[-2:] == (height, width):
         return images
-    rows, row_shares = _taps(images.shape[-2], height)
-    columns, column_shares = _taps(images.shape[-1], width)
+    rows, row_shares = taps(images.shape[-2], height)
+    columns, column_shares = taps(images.shape[-1], width)
     squat = np.zeros((*images.shape[:-2], height, images.shape[-1]), np.float32)
     for pixels, shares in zip(rows, row_shares, strict=True):
         squat += images[..., pixels, :] * shares[:, None]

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> TrainSettings:
     """Settings of a run whose updates take milliseconds."""
     return TrainSettings(

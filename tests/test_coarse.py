@@ -20,15 +20,10 @@ CLASSES = 8
 
 
 @pytest.fixture(scope="module")
-def fine() -> TrainSettings:
+def fine(tiny) -> TrainSettings:
     """A conditional run on halves of 32 x 64 that learns from pictures reduced to 16 x 32 too."""
-    return TrainSettings(
-        per_type=4,
-        split="all",
-        batch_size=8,
-        buffer_size=24,
-        langevin_steps=3,
-        sample_steps=4,
+    return dataclasses.replace(
+        tiny,
         network="multiscale",
         channels=4,
         conditional=True,
