@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from bridge_ebm import data, metrics, processes, structure
+from bridge_ebm import data, metrics, mirror, processes, structure
 from bridge_ebm.data import Dataset
 from bridge_ebm.fidelity import NEIGHBOURS
 from bridge_ebm.settings import TrainSettings
@@ -72,7 +72,12 @@ def of_subtypes(dataset: Dataset, names: set[str]) -> Dataset:
 def evenly(dataset: Dataset, count: int) -> Dataset:
     """At most `count` pictures, spread over the data set."""
     count = min(count, len(dataset.images))
-    return chosen(dataset, np.arange(count) * len(dataset.images) // count)
+    return chosen(dataset, _spread(len(dataset.images), count))
+
+
+def _spread(size: int, count: int) -> Array:
+    """`count` positions spread over `size`."""
+    return np.arange(count) * size // count
 
 
 def chosen(dataset: Dataset, where: Array) -> Dataset:
@@ -182,17 +187,28 @@ def _classes(judged: Judged, asked: Sequence[str | None], real: Real) -> dict[st
 
 
 def _sets(images: Array, real: Real) -> dict[str, Any]:
-    """Fidelity and memorisation; null where there are too few pictures for them."""
+    """Fidelity and memorisation; null where there are too few pictures for them.
+
+    A model of mirror halves draws exact mirror images, which some real bridges are not (the V piers stand off the
+    centre), so its figures stand beside what training pictures score that are halves with their mirror images, too.
+    """
     test, train = metrics.features(real.test.images), metrics.features(real.train.images)
     fake = metrics.features(images)
     if min(len(test), len(fake), len(train)) <= NEIGHBOURS:
         return {"fidelity": None, "memorisation": None}
     count = min(len(fake), len(train))
-    usual = metrics.fidelity(test, train[np.arange(count) * len(train) // count])
+    usual = metrics.fidelity(test, train[_spread(len(train), count)])
     found = metrics.fidelity(test, fake)
+    beside = {name: _beside(found[name], usual[name]) for name in found}
+    if real.symmetric_only:
+        halves = mirror.halves(real.train.images)
+        halves = halves[_spread(len(halves), count)]
+        whole = metrics.features(np.concatenate([halves, halves[:, :, ::-1]], axis=2))
+        for name, estimate in metrics.fidelity(test, whole).items():
+            beside[name]["ceiling_mirrored"] = estimate.value
     copied = metrics.memorisation(fake, train, test)
     return {
-        "fidelity": {name: _beside(found[name], usual[name]) for name in found},
+        "fidelity": beside,
         "memorisation": {**copied.share._asdict(), "median_ratio": copied.median_ratio, "held_out_value": 0.05},
     }
 

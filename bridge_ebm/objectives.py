@@ -52,6 +52,17 @@ def floored_contrast(
     return _mean(kept, jnp.maximum(real - fake, -floor)), _mean(kept, real), _mean(kept, fake)
 
 
+def unevenness(energies: jax.Array, labels: jax.Array, told: jax.Array) -> jax.Array:
+    """Mean squared distance of the energies [B] of real pictures from the mean of their class in the batch.
+
+    Real pictures are all as likely, so the energy should be level among them; where it slopes, long chains slide along
+    the pictures of a class and gather in a few. Takes int labels [B], and counts those that are `told` a class, bool
+    [B]. Ours.
+    """
+    same = (labels[:, None] == labels[None, :]) & told[None, :]
+    return _mean(told, (energies - _mean(same, energies)) ** 2)
+
+
 def _mean(chosen: jax.Array, values: jax.Array) -> jax.Array:
     """Means [...] of `values` [N] over those that the rows of `chosen` [..., N] choose; 0 where they choose none."""
     sums = jnp.where(chosen, jnp.broadcast_to(values, chosen.shape), 0.0).sum(-1)

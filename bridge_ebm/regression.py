@@ -173,7 +173,7 @@ def _regression_gradient(
 
     def paths(key, index, examples):
         noise_key, time_key, drop_key = jax.random.split(key, 3)
-        real, labels = data.to_unit(examples.images[index]), examples.labels[index]
+        real, labels = _pictures(jax.random.fold_in(key, 3), index, examples), examples.labels[index]
         untold = jax.random.bernoulli(drop_key, settings.unconditional if settings.conditional else 1.0, labels.shape)
         told = jnp.where(untold, num_classes, labels)
         crossed = 0.0 if settings.coarse_height else CROSSED
@@ -197,6 +197,17 @@ def _regression_gradient(
     error = Partial(error_sum, state.batch_stats)
     grads, errors = gradient_of_sum(error, state.params, batch, means)
     return grads, errors.mean(), real
+
+
+def _pictures(key: jax.Array, index: jax.Array, examples: Examples) -> jax.Array:
+    """The pictures [B, H, W, 1] at `index`, each blended with the one beside it, where that is known, in a share drawn
+    from [0, 1): member widths between those of the data (local mixup, Baena et al. 2022, along the widths).
+    """
+    real = data.to_unit(examples.images[index])
+    if examples.beside is None:
+        return real
+    share = jax.random.uniform(key, (len(index), 1, 1, 1))
+    return (1.0 - share) * real + share * data.to_unit(examples.images[examples.beside[index]])
 
 
 def _named(labels: jax.Array, settings: TrainSettings) -> tuple[jax.Array, ...]:
@@ -251,6 +262,9 @@ def _finish_gradient(
     def term(energies, labels):
         classes = labels if settings.conditional else jax.tree.map(jnp.zeros_like, labels)
         loss, *means = objectives.floored_contrast(energies, classes, settings.finish_floor, settings.finish_trim)
+        if settings.finish_level:
+            told = labels[0] != num_classes if settings.conditional else jnp.ones_like(labels[0], bool)
+            loss += settings.finish_level * objectives.unevenness(energies[0], classes[0], told)
         return loss, means
 
     (loss, means), slopes = parallel.on_every_device(

@@ -82,7 +82,8 @@ def run_training(
         state = _continued(settings, workdir, num_classes, mesh)
         if int(state.step) >= total:
             return state
-        train_step, examples = make_train_step(settings, num_classes, mesh), data.examples(dataset, mesh)
+        train_step = make_train_step(settings, num_classes, mesh)
+        examples = data.examples(dataset, mesh, settings.blend)
         if processes.several():
             train_step = _begun_together(train_step)
         plan = _Plan(settings, num_classes, mesh, train_step, examples, workdir, per_epoch, total, log_every, on_epoch)

@@ -105,6 +105,11 @@ class TrainSettings:
         0.0,
         0.5,
     )
+    blend: bool = _setting(
+        False,
+        "Gradient regression learns from blends of each picture with the nearest one of the next base picture, which "
+        "is the next member width.",
+    )
     coarse_height: int = _setting(
         0,
         "Half of gradient regression's paths, and of the finish's fresh chains, begin at pictures that were reduced to "
@@ -120,6 +125,9 @@ class TrainSettings:
     )
     finish_trim: float = _setting(
         0.1, "Share of the chains, those highest above real pictures of their class, that the finish drops.", 0.0, 0.9
+    )
+    finish_level: float = _setting(
+        0.0, "Weight of the mean square of E(real) less its class's mean, beside the finish's energy gap.", 0.0
     )
     finish_chains: int = _setting(48, "Chains of each update of the finish.", 1)
     finish_arrival: int = _setting(100, "Langevin steps of the finish's fresh chains from noise.", 1)
@@ -158,6 +166,8 @@ class TrainSettings:
             )
         if self.replay == "own" and self.objective != "contrastive":
             raise InputError("--replay=own: only --objective=contrastive has a chain for every row of the buffer")
+        if self.blend and self.objective == "contrastive":
+            raise InputError("--blend: only --objective=equilibrium or energy_matching learns from blends")
         if self.coarse_height and (self.objective != "equilibrium" or self.coarse_height >= self.height):
             raise InputError(
                 f"--coarse_height={self.coarse_height}: only --objective=equilibrium has paths from coarse pictures, "

@@ -218,7 +218,8 @@ def table(record: dict[str, Any]) -> str:
 def _row(name: str, row: dict[str, Any]) -> str:
     ceiling = row.get("ceiling_value", row.get("held_out_value"))
     interval = f"{row['low']:.3f} .. {row['high']:.3f}"
-    return f"{name:30}{row['value']:7.3f}{interval:>20}" + ("" if ceiling is None else f"{ceiling:10.3f}")
+    mirrored = f"   {row['ceiling_mirrored']:.3f} of exact mirror images" if "ceiling_mirrored" in row else ""
+    return f"{name:30}{row['value']:7.3f}{interval:>20}" + ("" if ceiling is None else f"{ceiling:10.3f}") + mirrored
 
 
 def _chain_lines(chains: dict[str, Any] | None) -> list[str]:

@@ -44,6 +44,14 @@ def tiny() -> TrainSettings:
     )
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """Compile in half the time to code that runs slowly: for modules of small networks and short chains."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def run_script():
     """Run `experiments/NAME.py` with flags as a user would; returns the finished process."""

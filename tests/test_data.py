@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridge_ebm import bridges, data, pictures, raster, recipes
+from bridge_ebm import bridges, data, metrics, pictures, raster, recipes
 from bridge_ebm.errors import InputError
 
 GREY = bridges.render("fan_cable_stayed", 8, 96, 384)
@@ -133,6 +133,24 @@ def test_the_split_carries_each_picture_with_its_label():
     test = data.split(dataset, "test")
     for image, label, base in zip(*test[:3], strict=True):
         np.testing.assert_array_equal(image, bridges.render(bridges.SUBTYPES[label], int(base), 12, 48))
+
+
+def test_the_neighbour_is_the_same_bridge_in_the_next_width():
+    train = data.split(data.procedural(48, 192, per_type=64), "train")
+    beside = data.neighbours(train)
+    bases = sorted(set(train.base.tolist()))
+    following = {base: bases[min(place + 1, len(bases) - 1)] for place, base in enumerate(bases)}
+    np.testing.assert_array_equal(train.labels[beside], train.labels)
+    assert all(train.base[there] == following[base] for base, there in zip(train.base.tolist(), beside, strict=True))
+    np.testing.assert_array_equal(beside[train.base == 15], np.flatnonzero(train.base == 15))
+    halfway = ((train.images.astype(int) + train.images[beside]) // 2).astype(np.uint8)
+    sharp = np.all(metrics.in_range(metrics.definition(halfway), 48, 192), axis=0)
+    assert sharp.mean() > 0.95  # of the pictures themselves .97
+
+
+def test_other_drawings_are_seldom_neighbours():
+    varied = data.procedural(48, 192, "varied", 12)
+    assert (data.neighbours(varied) == np.arange(len(varied.images))).mean() > 0.9
 
 
 def test_the_split_refuses_other_parts_and_empty_ones():

@@ -9,11 +9,11 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 import bridge_ebm
-from bridge_ebm import accumulate, checkpoint, data, objectives, regression, runs
+from bridge_ebm import accumulate, checkpoint, data, energy, objectives, regression, runs
 from bridge_ebm.errors import InputError
 from bridge_ebm.optimizer import make_optimizer, make_schedule, moved_average
 from bridge_ebm.settings import TrainSettings
-from bridge_ebm.state import init_state
+from bridge_ebm.state import init_state, network_of
 from bridge_ebm.train import make_train_step
 from bridge_ebm.workdir import read_metrics
 
@@ -138,6 +138,30 @@ def test_only_a_network_that_knows_classes_learns_from_such_paths(small, dataset
     assert all(jax.tree.leaves(same)) != conditional
 
 
+def test_pictures_are_blended_with_their_neighbours_where_that_is_asked_for(small, dataset, monkeypatch):
+    seen = []
+
+    def recorded(noise, real, labels):
+        jax.debug.callback(lambda real: seen.append(np.asarray(real)), real)
+        return noise
+
+    monkeypatch.setattr(regression, "paired_noise", recorded)
+    for blend in (False, True):
+        examples = data.examples(dataset, blend=blend)
+        make_train_step(small, CLASSES)(init_state(small, CLASSES), examples)
+    jax.effects_barrier()
+    plain, blended = seen
+    found = {picture.tobytes(): place for place, picture in enumerate(dataset.images)}
+    places = [found[picture.tobytes()] for picture in data.to_uint8(plain)]
+    beside = data.neighbours(dataset)[places]
+    way = data.to_unit(dataset.images[beside]) - plain
+    products, squares = ((way * other).sum((1, 2, 3)) for other in (blended - plain, way))
+    share = np.where(beside != places, products / np.maximum(squares, 1e-9), 0.0)
+    np.testing.assert_allclose(blended, plain + share[:, None, None, None] * way, atol=1e-5)
+    moved = share[beside != places]
+    assert len(set(moved)) == len(moved) > 2 and moved.min() > 0 and moved.max() < 1
+
+
 def test_half_of_the_places_begin_afresh_seldom():
     keys = jax.random.split(jax.random.key(0), 4000)
     places = jnp.array([0, 8, 9, 17, 18, 26, 27, 3, 12])
@@ -192,6 +216,30 @@ def test_a_fake_whose_class_has_no_real_picture_is_left_out():
     np.testing.assert_allclose(of_reals, [1 / 2, 1 / 2])
     np.testing.assert_allclose(of_fakes, [-1, 0])
     assert [float(value) for value in contrast([1.0], [2.0], [0], [1])] == [0, 0, 0]
+
+
+def test_unevenness_is_the_spread_of_real_energies_within_their_classes():
+    energies, labels = jnp.array([1.0, 5.0, 100.0, 102.0, 7.0]), jnp.array([0, 0, 3, 3, 8])
+    told = labels != 8
+    assert float(objectives.unevenness(energies, labels, told)) == pytest.approx((4 + 4 + 1 + 1) / 4)
+    # The level of a class changes nothing, and what is told no class does not count.
+    moved = energies + jnp.array([40.0, 40.0, -9.0, -9.0, 1e6])
+    assert float(objectives.unevenness(moved, labels, told)) == pytest.approx(2.5)
+    assert float(objectives.unevenness(energies, labels, told & False)) == 0
+
+
+def test_the_finish_levels_the_energies_of_real_pictures(small, dataset):
+    def spread(level):
+        settings = dataclasses.replace(small, finish_after=1, finish_weight=0.01, finish_level=level)
+        step, state = make_train_step(settings, CLASSES), init_state(settings, CLASSES)
+        examples = data.examples(dataset)
+        for _ in range(30):
+            state, _ = step(state, examples)
+        known = energy.energy_function(network_of(settings, CLASSES), state.params, state.batch_stats, examples.labels)
+        energies = known(data.to_unit(examples.images))
+        return float(objectives.unevenness(energies, examples.labels, jnp.ones(len(energies), bool)))
+
+    assert spread(10.0) < 0.5 * spread(0.0)
 
 
 def test_a_gradient_in_parts_is_the_gradient(monkeypatch):
@@ -342,6 +390,7 @@ def test_an_unconditional_network_regresses_too(small, dataset, objective):
         ({"width": 33}, "--mirror: --width=33 cannot be halved"),
         ({"finish_chains": 19}, "--buffer_size=18: does not hold the chains of one update; use at least 19"),
         ({"finish_trim": 1.0}, "--finish_trim=1.0"),
+        ({"objective": "contrastive", "conditional": False, "blend": True}, "--blend: only --objective=equilibrium"),
         ({"conditional": 1}, "--conditional=1: must be of type bool"),
     ],
 )
