@@ -48,6 +48,8 @@ FINISHED = dataclasses.replace(
     finish_after=1,
     finish_chains=16,
     finish_arrival=3,
+    finish_level=0.1,
+    blend=True,
     noise=0.0,
     ema=0.9,
     norm_clip=1.0,
@@ -77,7 +79,7 @@ def stepped(settings, dataset, count, updates):
     """The state after some updates on `count` devices, and the traffic of one."""
     mesh = parallel.data_mesh(settings.shared, jax.devices()[:count])
     classes = len(dataset.subtypes)
-    step, examples = make_train_step(settings, classes, mesh), data.examples(dataset, mesh)
+    step, examples = make_train_step(settings, classes, mesh), data.examples(dataset, mesh, settings.blend)
     state = init_state(settings, classes, mesh)
     traffic = collectives(step, state, examples) if count > 1 else []
     for _ in range(updates):

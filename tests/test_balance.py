@@ -14,6 +14,7 @@ from bridge_ebm import balance, compose, data, generate, langevin, runs
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 CENTRES, OFFSETS = (-0.4, 0.1, 0.3), (0.0, 2.0, -1.5)
 CHAINS = langevin.LangevinSettings(10, 0.1, 0.0, 100.0)
 

@@ -16,6 +16,7 @@ from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import init_state
 from bridge_ebm.train import make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 CLASSES = 8
 
 

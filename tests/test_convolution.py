@@ -12,6 +12,7 @@ from bridge_ebm.convolution import conv, conv_general_dilated, conv_input, conv_
 
 # (height, width, channels in, channels out, kernel, stride, batch): Table 1's shapes at both sizes, odd ones, odd
 # batches.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SHAPES = [
     (48, 192, 1, 4, 5, 2, 3),
     (24, 96, 8, 6, 3, 2, 1),

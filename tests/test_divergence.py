@@ -14,6 +14,7 @@ from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.workdir import read_metrics
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 PAPER = TrainSettings()
 FINISH = TrainSettings(network="multiscale", mirror=True, objective="equilibrium", finish_after=4500, buffer_size=256)
 CALM = {"loss": 0.1, "real": -1.0, "fake": 1.2, "regression": math.nan}

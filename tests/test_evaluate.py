@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from conftest import ROOT
 from PIL import Image
 
-from bridge_ebm import bridges, chain_report, data, metrics
+from bridge_ebm import bridges, chain_report, data, evaluation, metrics
 from bridge_ebm.errors import InputError
 from bridge_ebm.models import load_model
 from bridge_ebm.settings import TrainSettings
@@ -82,6 +82,7 @@ def test_the_report_on_a_conditional_model(model_dir, run_script, tmp_path):
     assert sum(row["value"] for row in record["verdicts"].values()) == pytest.approx(1)
     assert record["class_accuracy"]["ceiling_value"] == 1
     assert set(record["fidelity"]) == {"frechet", "precision", "recall", "density", "coverage"}
+    assert all(0 <= row["ceiling_mirrored"] < math.inf for row in record["fidelity"].values())
     assert record["classes"]["beam"]["asked"] == 2 and record["classes"]["diagonal_suspension"]["asked"] == 1
     chains = record["chains"]
     assert chains["along_the_chain"]["steps"] == list(range(11))
@@ -90,6 +91,19 @@ def test_the_report_on_a_conditional_model(model_dir, run_script, tmp_path):
     assert 0 < chains["hold"]["worst_ink_kept"] <= chains["hold"]["mean_ink_kept"] <= 1
     for words in ("sharp", "coverage", "drawn as asked", "energy order", "held-out pictures keep", "sheet.png"):
         assert words in done.stdout
+
+
+def test_exact_mirror_images_have_a_ceiling_of_their_own():
+    def ceilings(name, symmetric_only=True):
+        pictures = np.stack([bridges.render(name, width, 48, 192) for width in range(16)])
+        dataset = data.Dataset(pictures, np.zeros(16, int), np.arange(16), (name,))
+        real = evaluation.Real(dataset, dataset, None, symmetric_only, held_out=False)
+        return evaluation._sets(pictures, real)["fidelity"]["coverage"]
+
+    centred, aside = ceilings("deck_arch"), ceilings("v_pier_frame")  # V piers stand 0.8 px to the right
+    assert centred["ceiling_value"] == aside["ceiling_value"] == 1
+    assert centred["ceiling_mirrored"] == 1 and aside["ceiling_mirrored"] < 0.5
+    assert "ceiling_mirrored" not in ceilings("v_pier_frame", symmetric_only=False)
 
 
 def test_the_order_of_energies_does_not_depend_on_the_level_of_a_sub_type(model_dir, monkeypatch):

@@ -8,6 +8,8 @@ import bridge_ebm
 from bridge_ebm import data, models, runs
 from bridge_ebm.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture
 def workdir(tiny, tmp_path):

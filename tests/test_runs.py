@@ -15,6 +15,8 @@ from bridge_ebm.errors import InputError
 from bridge_ebm.state import init_state
 from bridge_ebm.workdir import MetricsLog, model_settings, open_run, read_metrics
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture
 def dataset(tiny):

@@ -11,6 +11,8 @@ from bridge_ebm.errors import InputError
 from bridge_ebm.optimizer import keras_adam
 from bridge_ebm.state import init_state
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture
 def examples(tiny):
