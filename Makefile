@@ -18,7 +18,7 @@ demo: .venv/installed
 	@echo "From the short training: $(RUNS)/quickstart/samples, $(RUNS)/quickstart/curves.png"
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -197,14 +197,15 @@ def _sets(images: Array, real: Real) -> dict[str, Any]:
     if min(len(test), len(fake), len(train)) <= NEIGHBOURS:
         return {"fidelity": None, "memorisation": None}
     count = min(len(fake), len(train))
-    usual = metrics.fidelity(test, train[_spread(len(train), count)])
+    picked = _spread(len(train), count)
+    usual = metrics.fidelity(test, train[picked])
     found = metrics.fidelity(test, fake)
     beside = {name: _beside(found[name], usual[name]) for name in found}
     if real.symmetric_only:
-        halves = mirror.halves(real.train.images)
-        halves = halves[_spread(len(halves), count)]
-        whole = metrics.features(np.concatenate([halves, halves[:, :, ::-1]], axis=2))
-        for name, estimate in metrics.fidelity(test, whole).items():
+        halves = mirror.halves(real.train.images[picked]).reshape(2, count, real.train.images.shape[1], -1)
+        either = halves[np.arange(count) % 2, np.arange(count)]
+        mirrored = metrics.features(np.concatenate([either, either[:, :, ::-1]], axis=2))
+        for name, estimate in metrics.fidelity(test, mirrored).items():
             beside[name]["ceiling_mirrored"] = estimate.value
     copied = metrics.memorisation(fake, train, test)
     return {

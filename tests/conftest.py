@@ -46,10 +46,14 @@ def tiny() -> TrainSettings:
 
 @pytest.fixture(scope="module")
 def compiled_quickly():
-    """Compile in half the time to code that runs slowly: for modules of small networks and short chains."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """Compile in half the time to code that runs slowly, in the commands that the tests run too: for modules of small
+    networks and short chains.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -31,6 +31,9 @@ def assert_refused(process, *parts):
         assert part in last
 
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A work directory that train.py has filled and finished."""

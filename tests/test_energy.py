@@ -13,6 +13,8 @@ from bridge_ebm.multiscale import MultiscaleEnergy
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.workdir import model_settings
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Table 1 of the paper: parameters of each layer at 48 x 192, statistics included.
 TABLE_1 = {
     "Conv_0": 832,

@@ -21,6 +21,8 @@ from bridge_ebm.errors import InputError
 from bridge_ebm.models import load_model
 from bridge_ebm.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TRAIN = [
     "--height=16",
     "--width=64",

@@ -4,7 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_the_training_stands_kills_damage_full_disks_divergence_and_broken_input(tmp_path):

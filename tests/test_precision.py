@@ -12,7 +12,7 @@ from bridge_ebm import data, energy, state, train
 from bridge_ebm.langevin import LangevinSettings, uniform_images
 from bridge_ebm.settings import TrainSettings
 
-CHAINS = 48
+CHAINS = 24
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.workdir import read_metrics
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SETTINGS = TrainSettings(
     network="multiscale",
     channels=2,
