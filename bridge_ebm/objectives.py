@@ -55,8 +55,8 @@ def floored_contrast(
 def unevenness(energies: jax.Array, labels: jax.Array, told: jax.Array) -> jax.Array:
     """Mean squared distance of the energies [B] of real pictures from the mean of their class in the batch.
 
-    Real pictures are all as likely, so the energy should be level among them; where it slopes, long chains slide along
-    the pictures of a class and gather in a few. Takes int labels [B], and counts those that are `told` a class, bool
+    Real pictures are all as likely, so the energy should be level among them; where it slopes, chains gather at its low
+    end. Takes int labels [B], and counts those that are `told` a class, bool
     [B]. Ours.
     """
     same = (labels[:, None] == labels[None, :]) & told[None, :]

@@ -20,7 +20,7 @@ def trained():
     """A small network after 30 updates, so that its chains go somewhere."""
     settings = TrainSettings(
         height=16,
-        width=64,
+        width=32,
         per_type=8,
         split="all",
         batch_size=16,
