@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 import bridge_ebm
-from bridge_ebm import accumulate, checkpoint, data, energy, objectives, regression, runs
+from bridge_ebm import checkpoint, data, energy, objectives, regression, runs
 from bridge_ebm.errors import InputError
 from bridge_ebm.optimizer import make_optimizer, make_schedule, moved_average
 from bridge_ebm.settings import TrainSettings
@@ -242,22 +242,6 @@ def test_the_finish_levels_the_energies_of_real_pictures(small, dataset):
         return float(objectives.unevenness(energies, examples.labels, jnp.ones(len(energies), bool)))
 
     assert spread(10.0) < 0.5 * spread(0.0)
-
-
-def test_a_gradient_in_parts_is_the_gradient(monkeypatch):
-    params = {"w": jax.random.normal(jax.random.key(0), (4, 3))}
-    batch = jax.random.normal(jax.random.key(1), (6, 2, 2, 1)), jnp.arange(6.0)
-
-    def total(params, batch):
-        images, weights = batch
-        values = jnp.tanh(images.reshape(-1, 4) @ params["w"]).sum(1) * weights
-        return values.sum(), values
-
-    whole, values = jax.grad(total, has_aux=True)(params, batch)
-    monkeypatch.setattr(accumulate, "CHUNK_PIXELS", 4 * 4)  # 4 images do not divide 6, so parts of 3
-    parts, figures = jax.jit(lambda p, b: accumulate.gradient_of_sum(total, p, b))(params, batch)
-    np.testing.assert_allclose(parts["w"], whole["w"], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(figures, values, rtol=1e-5)
 
 
 def test_warm_up_and_finish_set_the_learning_rate(tiny):
