@@ -12,6 +12,9 @@ from bridge_ebm import langevin, raster
 
 # The most noise among a coarse picture, as a share: it covers what a drawn picture has that a reduced one has not.
 NOISE = 0.2
+# Of a training with coarse pictures, the share of regression's paths, and of the finish's fresh chains, that begin
+# there; no path begins at pictures of other classes then.
+SHARE = 0.5
 
 
 def reduced(images: jax.Array, height: int) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bridge_ebm
-from bridge_ebm import bridges, chain_report, coarse, data, objectives, regression, runs
+from bridge_ebm import bridges, chain_report, coarse, data, finish, objectives, regression, runs
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import init_state
@@ -104,7 +104,7 @@ def test_paths_from_coarse_pictures_lead_straight_to_the_goal():
     noise, t = 7 + real, jnp.linspace(0, 0.7, 512)
     start, times = regression.from_coarse(jax.random.key(1), noise, t, real, goal, 3)
     moved = np.asarray(times >= 0.8)
-    assert moved.mean() == pytest.approx(regression.COARSE, abs=0.08)
+    assert moved.mean() == pytest.approx(coarse.SHARE, abs=0.08)
     np.testing.assert_array_equal(np.asarray(start)[~moved], noise[~moved])
     np.testing.assert_array_equal(np.asarray(times)[~moved], t[~moved])
     np.testing.assert_allclose(np.asarray(times)[moved], 0.8 + 0.2 * np.asarray(t)[moved], rtol=1e-6)
@@ -122,10 +122,10 @@ def test_the_finishs_fresh_chains_begin_at_coarse_pictures_of_their_class_or_at_
     greys = jnp.arange(CLASSES, dtype=jnp.uint8) * 30
     examples = data.Examples(jnp.broadcast_to(greys[:, None, None], (CLASSES, 32, 32)), jnp.arange(CLASSES))
     labels = jnp.tile(jnp.arange(CLASSES), 32)
-    fresh = regression._begun(jax.random.key(0), labels, examples, fine, CLASSES, (32, 32, 1))
+    fresh = finish._begun(jax.random.key(0), labels, examples, fine, CLASSES, (32, 32, 1))
     spread = np.ptp(fresh, axis=(1, 2, 3))
     near = spread < 2 * coarse.NOISE
-    assert near.mean() == pytest.approx(regression.COARSE, abs=0.1) and spread[~near].min() > 1.9
+    assert near.mean() == pytest.approx(coarse.SHARE, abs=0.1) and spread[~near].min() > 1.9
     of_class = data.to_unit(greys[labels][:, None, None])[:, 0, 0, 0]
     np.testing.assert_allclose(np.asarray(fresh.mean((1, 2, 3)))[near], of_class[near], atol=coarse.NOISE + 0.02)
 

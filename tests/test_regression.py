@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 import bridge_ebm
-from bridge_ebm import checkpoint, data, energy, objectives, regression, runs
+from bridge_ebm import checkpoint, data, energy, finish, objectives, regression, runs
 from bridge_ebm.errors import InputError
 from bridge_ebm.optimizer import make_optimizer, make_schedule, moved_average
 from bridge_ebm.settings import TrainSettings
@@ -167,9 +167,9 @@ def test_pictures_are_blended_with_their_neighbours_where_that_is_asked_for(smal
 def test_half_of_the_places_begin_afresh_seldom():
     keys = jax.random.split(jax.random.key(0), 4000)
     places = jnp.array([0, 8, 9, 17, 18, 26, 27, 3, 12])
-    begun = np.asarray(jax.vmap(lambda key: regression.begin_afresh(key, places, 7, 8))(keys))
+    begun = np.asarray(jax.vmap(lambda key: finish.begin_afresh(key, places, 7, 8))(keys))
     assert begun[:, [0, 1, 4, 5]].all() and not begun[:, 7:].any()
-    np.testing.assert_allclose(begun[:, [2, 3, 6]].mean(0), 1 / regression.SELDOM, atol=0.02)
+    np.testing.assert_allclose(begun[:, [2, 3, 6]].mean(0), 1 / finish.SELDOM, atol=0.02)
 
 
 def test_a_finish_trains_that_begins_no_chain_at_noise(small, dataset):
