@@ -48,6 +48,8 @@ def gradient(
     """The gradient of the finish's term from real pictures and the ends of persistent chains, its value with the two
     mean energies, the buffer with those ends, how far the chains moved and how many were replaced.
 
+    Takes the `key` of this use, the training's `examples`, and this update's `real` pictures [B, H, W, 1] in [-1, 1]
+    with the classes that the network is told (Balcerak et al., "Energy Matching", 2025; `objectives.floored_contrast`).
     Place p of the buffer is a chain of class p mod (num_classes + 1), the last of which is "no class". Real pictures
     replace a chain that is not finite before the loss sees it, and one that shows nothing before the buffer does.
     """
@@ -125,7 +127,6 @@ def _run(
     spread: Callable[..., jax.Array],
 ) -> jax.Array:
     """The ends of chains from `starts` [B, H, W, 1], each of its class, `spread` over the devices."""
-
     chains = contrastive.chain_settings(settings)._replace(num_steps=num_steps)
 
     def share(variables, keys, starts, labels):

@@ -56,8 +56,7 @@ def unevenness(energies: jax.Array, labels: jax.Array, told: jax.Array) -> jax.A
     """Mean squared distance of the energies [B] of real pictures from the mean of their class in the batch.
 
     Real pictures are all as likely, so the energy should be level among them; where it slopes, chains gather at its low
-    end. Takes int labels [B], and counts those that are `told` a class, bool
-    [B]. Ours.
+    end. Takes int labels [B], and counts those that are `told` a class, bool [B]. Ours.
     """
     same = (labels[:, None] == labels[None, :]) & told[None, :]
     return _mean(told, (energies - _mean(same, energies)) ** 2)
