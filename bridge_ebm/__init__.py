@@ -1,7 +1,9 @@
 """bridge_ebm: invent bridge types with energy-based models, in JAX and Flax.
 
-    model = bridge_ebm.load_model(DIR)
-    images = bridge_ebm.sample(key, model.start(key, 8), model.energy(), model.settings.langevin)
+    model = bridge_ebm.load_model("default")
+    start_key, chain_key = jax.random.split(jax.random.key(0))
+    energy = model.energy("through_arch")
+    images = bridge_ebm.sample(chain_key, model.start(start_key, 8), energy, model.settings.langevin)
 
 The core reads in this order: energy, langevin, replay, objectives, train, checkpoint.
 """
@@ -9,7 +11,7 @@ The core reads in this order: energy, langevin, replay, objectives, train, check
 import jax
 from jax.tree_util import Partial
 
-from bridge_ebm import bridges, data, energy, langevin, models, objectives, replay
+from bridge_ebm import bridges, data, energy, langevin, metrics, models, objectives, replay, structure
 from bridge_ebm.errors import InputError
 from bridge_ebm.langevin import EnergyFn, LangevinSettings, Trajectory
 from bridge_ebm.models import Model, list_models, load_model
@@ -42,9 +44,11 @@ __all__ = [
     "langevin",
     "list_models",
     "load_model",
+    "metrics",
     "models",
     "objectives",
     "replay",
     "sample",
+    "structure",
     "trajectory",
 ]

@@ -18,11 +18,6 @@ _BLANK = 5  # pixels without ink that are no gap yet
 Array = np.ndarray
 
 
-def length(points: Array) -> float:
-    """Length of a polyline [K, 2]."""
-    return float(np.hypot(*np.diff(points, axis=0).T).sum())
-
-
 class Line(NamedTuple):
     """A stroke with its shape: whether it lies above the deck, chord and bow (up: positive) in pixels, lean."""
 

@@ -17,7 +17,7 @@ _SLOWNESS = 4  # rounds after which the steps have halved
 def levels(model: Model, key: jax.Array) -> np.ndarray:
     """Levels float [K] for `compose.lowest` over the K sub-types of a conditional `model`, of what its network sees.
 
-    Training leaves the level of each sub-type's energy free, and how many chains from noise each of them catches
+    Training leaves the level of each sub-type's energy free, and how many chains each of them catches
     depends on them all. So they are found by drawing: after a round of 64 chains, just long enough to arrive, a
     sub-type that caught more than its share loses some of its level (stochastic approximation, Robbins and Monro 1951;
     the mean of the second half of the rounds, Polyak and Juditsky 1992). Raises ValueError for a model without
@@ -32,7 +32,7 @@ def levels(model: Model, key: jax.Array) -> np.ndarray:
     settings = model.settings.langevin._replace(num_steps=math.ceil(1 / model.settings.step_size))
 
     def start(key: jax.Array) -> jax.Array:
-        return model.noise(key, _CHAINS)[:, :, : model.width // (2 if model.settings.mirror else 1)]
+        return model.start(key, _CHAINS)[:, :, : model.width // (2 if model.settings.mirror else 1)]
 
     def of_each(images: jax.Array) -> np.ndarray:
         return np.stack([np.asarray(_values(energy, images)) for energy in energies], axis=1)

@@ -158,12 +158,13 @@ def report(
 
 
 def _along(energies: Array, num_steps: int) -> dict[str, Any]:
-    means = energies.mean(axis=1)
+    means, stops = energies.mean(axis=1), np.arange(TENTHS + 1) * num_steps // TENTHS
+    walked = np.diff(stops) > 0  # a chain of fewer than ten steps has tenths without any
     return {
-        "steps": (np.arange(TENTHS + 1) * num_steps // TENTHS).tolist(),
+        "steps": stops.tolist(),
         "mean_energy": means.tolist(),
         "chains_that_fell": float((energies[-1] < energies[0]).mean()),
-        "tenths_that_fell": float((np.diff(energies, axis=0) <= 0).mean()),
+        "tenths_that_fell": float((np.diff(energies, axis=0)[walked] <= 0).mean()),
     }
 
 

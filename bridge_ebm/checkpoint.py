@@ -58,7 +58,7 @@ def save(workdir: Path, step: int, parts: dict[str, Any]) -> None:
             raise
         _clear_debris(folder.parent)  # it takes the room that is missing
         raise InputError(
-            f"{folder}: this checkpoint could not be written ({_reason(error)}); the one before is intact; make room "
+            f"{folder}: this checkpoint could not be written ({_reason(error)}); those before are intact; make room "
             "there, and run the same command again"
         ) from error
 
@@ -102,10 +102,10 @@ def restore_newest(workdir: Path, parts: dict[str, Any]) -> tuple[int, dict[str,
         try:
             return step, restore(workdir, step, parts)
         except DamagedCheckpoint as error:
-            warnings.warn(str(error), stacklevel=2)
+            warnings.warn(f"{error}; using the one before", stacklevel=2)
             damaged = error
     if damaged is not None:
-        raise damaged
+        raise DamagedCheckpoint(f"{damaged}; no whole one is left there: restore the folder, or train anew") from None
     return None
 
 
@@ -166,7 +166,7 @@ def restore(workdir: Path, step: int, parts: dict[str, Any]) -> dict[str, Any]:
         raise
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own.
         reason = _reason(error)
-        raise DamagedCheckpoint(f"{folder}: cannot read this checkpoint ({reason}); using the one before") from error
+        raise DamagedCheckpoint(f"{folder}: cannot read this checkpoint ({reason})") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -198,9 +198,9 @@ def _check_files(folder: Path, parts: tuple[str, ...]) -> None:
     try:
         wrong = [name for name, sums in needed.items() if _checksum(folder / name) != sums]
     except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"{folder}: damaged ({error}); using the checkpoint before") from None
+        raise DamagedCheckpoint(f"{folder}: damaged ({error})") from None
     if wrong:
-        raise DamagedCheckpoint(f"{folder}: damaged ({wrong[0]} is not what was saved); using the checkpoint before")
+        raise DamagedCheckpoint(f"{folder}: damaged ({wrong[0]} is not what was saved)")
 
 
 def _listed(folder: Path, parts: tuple[str, ...]) -> dict[str, Any]:
@@ -212,10 +212,10 @@ def _listed(folder: Path, parts: tuple[str, ...]) -> dict[str, Any]:
         absent = [part for part in parts if not any(name.startswith(part + "/") for name in chosen)]
         outside = [name for name in chosen if name.startswith("/") or ".." in name.split("/")]
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{folder}: damaged ({error}); using the checkpoint before") from None
+        raise DamagedCheckpoint(f"{folder}: damaged ({error})") from None
     if absent or outside:
         wrong = f"{CHECKSUMS} lists no file of {absent[0]}" if absent else f"{CHECKSUMS} names {outside[0]!r}"
-        raise DamagedCheckpoint(f"{folder}: damaged ({wrong}); using the checkpoint before")
+        raise DamagedCheckpoint(f"{folder}: damaged ({wrong})")
     return chosen
 
 

@@ -11,7 +11,9 @@ forwards but not in the dilated form that automatic differentiation makes of it 
 as long, see BUILD_NOTES.md): there `conv_input` and `conv_kernel` are one matrix product each, around patches that
 are cut out and put back by strided slices. On other platforms all three are the library's.
 
-Precision 'bfloat16' rounds the factors of every product to bfloat16 and accumulates in float32.
+Precision 'bfloat16' rounds the factors of every product to bfloat16 and accumulates in float32; the library's
+convolutions round what they give to bfloat16, too. 'float32' asks for whole float32 products, which GPUs and TPUs
+would otherwise round (JAX's default there).
 """
 
 from functools import partial
@@ -106,10 +108,11 @@ Form = Literal["ab", "abT", "aTb"]
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def product(a: jax.Array, b: jax.Array, form: Form, precision: Precision) -> jax.Array:
     """The matrix product a b, a b^T or a^T b of two matrices, float32; its derivatives are such products again."""
+    exactly = lax.Precision.HIGHEST
     if precision == "bfloat16":
-        a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+        a, b, exactly = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), lax.Precision.DEFAULT
     in_a, in_b = _AXES[form]
-    return lax.dot_general(a, b, (((in_a,), (in_b,)), ((), ())), preferred_element_type=jnp.float32)
+    return lax.dot_general(a, b, (((in_a,), (in_b,)), ((), ())), exactly, preferred_element_type=jnp.float32)
 
 
 def _product_derivatives(form: Form, precision: Precision, saved: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -150,7 +153,8 @@ def dot_general(precision: Precision) -> Any:
 
 
 def _library_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
-    return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=_LAYOUT)
+    exactly = lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
+    return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=_LAYOUT, precision=exactly)
 
 
 def _library_conv_rounded(x: jax.Array, w: jax.Array, stride: int, precision: Precision) -> jax.Array:

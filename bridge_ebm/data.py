@@ -111,7 +111,9 @@ def split(dataset: Dataset, part: str) -> Dataset:
     held = {"validation": place == _VALIDATION, "test": place == _TEST}
     chosen = held.get(part, (place != _VALIDATION) & (place != _TEST))
     if not chosen.any():
-        raise InputError(f"the {part} part of these {len(dataset.images)} pictures is empty: use more pictures, or all")
+        raise InputError(
+            f"the {part} part of these {len(dataset.images)} pictures is empty: use more pictures, or --split=all"
+        )
     return Dataset(dataset.images[chosen], dataset.labels[chosen], dataset.base[chosen], dataset.subtypes)
 
 
@@ -169,7 +171,8 @@ def neighbours(dataset: Dataset) -> np.ndarray:
         bases = np.unique(dataset.base[dataset.labels == label])
         groups = [np.flatnonzero((dataset.labels == label) & (dataset.base == base)) for base in bases]
         for mine, others in itertools.pairwise(groups):
-            here, there = (dataset.images[group].reshape(len(group), -1).astype(np.float32) for group in (mine, others))
+            # In float64 these sums of integers are exact: every machine finds the same neighbours.
+            here, there = (dataset.images[group].reshape(len(group), -1).astype(np.float64) for group in (mine, others))
             ink, apart = (here**2).sum(1), (here**2).sum(1)[:, None] + (there**2).sum(1) - 2 * here @ there.T
             close = apart.min(1) < ink / 4
             found[mine[close]] = others[apart.argmin(1)[close]]

@@ -61,7 +61,7 @@ def discover(
         (folder / "frames").mkdir(exist_ok=True)
         _merge(folder, num)
     processes.wait_for_all("candidates of an earlier run are merged")
-    done = read_lines(folder / CANDIDATES)
+    done = candidates(folder, num)
     if done:
         yield done
     numbers = {record["index"] for record in done}
@@ -89,8 +89,9 @@ def _made(studio: Studio, request: Request, firsts: Sequence[int]) -> Iterator[t
 
     def make(job: tuple[Studio, jax.Device, int]) -> tuple[int, list[Plan], list[Made]]:
         mine, device, first = job
+        its = drawn(first)
         with jax.default_device(device):
-            return first, drawn(first), generate.make_group(mine, request.seed, first // GROUP, drawn(first))
+            return first, its, generate.make_group(mine, request.seed, first // GROUP, its)
 
     devices = jax.local_devices()
     if len(devices) == 1:
@@ -108,14 +109,24 @@ def _log_file(folder: Path) -> Path:
 
 
 def _merge(folder: Path, num: int) -> None:
-    """Put the first `num` candidates that are there in whole groups into one file, by number, each once."""
+    """Put the candidates that are there into one file, by number, each once, but for groups of which one of the first
+    `num` is missing: these are made anew.
+    """
     parts = sorted(folder.glob("candidates.*.jsonl"))
     found = {record["index"]: record for path in [folder / CANDIDATES, *parts] for record in read_lines(path)}
-    groups = [range(first, min(first + GROUP, num)) for first in range(0, num, GROUP)]
-    whole = [found[k] for group in groups if all(k in found for k in group) for k in group]
-    write_atomically(folder / CANDIDATES, "".join(json.dumps(record) + "\n" for record in whole))
+    firsts = [
+        first for first in range(0, num, GROUP) if any(k not in found for k in range(first, min(first + GROUP, num)))
+    ]
+    anew = {k for first in firsts for k in range(first, first + GROUP)}
+    kept = [found[k] for k in sorted(found) if k not in anew]
+    write_atomically(folder / CANDIDATES, "".join(json.dumps(record) + "\n" for record in kept))
     for path in parts:
         path.unlink()
+
+
+def candidates(folder: Path, num: int) -> list[Record]:
+    """The records of the first `num` candidates that are in `folder`."""
+    return [record for record in read_lines(folder / CANDIDATES) if record["index"] < num]
 
 
 def read_lines(path: Path) -> list[Record]:
@@ -194,7 +205,7 @@ def _how(plan: Plan, seed: int, index: int) -> Record:
         for place, span in zip(naming.SPANS, plan.spans, strict=True)
     }
     if plan.way not in (*plans.MIX, "regional"):
-        spans = {"of": plan.spans[1].above} | ({"and": plan.other} if plan.other else {})
+        spans = {word: name for word, name in (("of", plan.spans[1].above), ("and", plan.other)) if name}
     return {"way": plan.way, **spans, "seed": seed, "index": index}
 
 
@@ -344,27 +355,26 @@ def _checksum(arrays: Sequence[jax.Array]) -> int:
 def read_held(path: Path, height: int, width: int) -> Held:
     """The pixels that a drawing fixes: a picture file of exactly [height, width], dark ink on white or transparent.
 
-    With transparency, what is opaque is held, ink as bridge and white as empty. Without, the ink alone is held (grey
-    beyond a tenth), the rest is free. A picture bright on black is taken as the data set has it. Raises an `InputError`
-    that names --keep.
+    Where parts are transparent, what is opaque is held, ink as bridge and white as empty. Otherwise the ink alone is
+    held (grey beyond a tenth), the rest is free. A picture bright on black is taken as the data set has it. Raises an
+    `InputError` that names --keep.
     """
     try:
         image = pictures.open_image(path)
         size, clear = image.size, image.has_transparency_data
-        pixels = image.convert("RGBA") if clear else image.convert("L")
+        opaque = np.asarray(image.convert("RGBA").getchannel("A")) > 127 if clear else np.ones(1, bool)
+        drawn = np.asarray((image.convert("RGB") if clear else image).convert("L"))
     except (InputError, ValueError) as error:
         raise InputError(f"--keep={error}; it must be a PNG of {width} x {height} pixels") from None
     if size != (width, height):
         raise InputError(
             f"--keep={path}: {size[0]} x {size[1]} pixels, but the model's pictures have {width} x {height}; resize it"
         )
-    if clear:
-        mask = np.asarray(pixels.getchannel("A")) > 127
-        grey = 255 - np.asarray(pixels.convert("RGB").convert("L"))
-    else:
-        drawn = np.asarray(pixels)
+    if opaque.all():  # many editors save an alpha channel in which nothing is clear
         grey = 255 - drawn if np.median(drawn) > 127 else drawn
         mask = grey > _INKED * 255
+    else:
+        mask, grey = opaque, 255 - drawn
     if not mask.any():
         raise InputError(f"--keep={path}: nothing is drawn in it; draw what must stay in black on white")
     return Held(mask[..., None], data.to_unit(grey))

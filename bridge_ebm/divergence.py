@@ -4,7 +4,7 @@ The rule, in full. An update is trouble if
 
 - the mean energy of real or fake pictures lies beyond `energy_bound`,
 - in gradient regression: the two means are further apart than 1 per pixel, or the error is above 640 (ten times the
-  largest square its target can have),
+  square of the largest slope from noise to a picture),
 - it is the `SKIPS`th of the last `WINDOW` updates that were not finite and therefore not applied, or
 - a checkpoint is to be saved after it, and the state is not finite.
 
@@ -12,7 +12,8 @@ Then the training returns to its newest whole checkpoint (if it diverged again b
 before) and goes on with half the learning rates and twice alpha, each time. After `MAX_ROLLBACKS` of that it stops.
 
 Everything is a function of what lies in the work directory: rollbacks.json, metrics.jsonl and the checkpoints. A run
-that is killed and continued takes the same path as one that is not.
+that is killed and continued takes the same path as one that is not; one that a signal stopped has a checkpoint more to
+go back to.
 """
 
 import json
@@ -28,8 +29,8 @@ MAX_ROLLBACKS = 3
 SKIPS, WINDOW = 3, 20
 
 _TIMES_REGULARISED = 200.0  # the regulariser holds the means at -1/(2 alpha) and 1/(2 alpha)
-# Regression asks for slopes of at most 4 |picture - noise| <= 8 a pixel, so from noise to a picture the energy falls by
-# less than 16 a pixel; its level is free, and moves.
+# Regression asks for slopes of at most 4 |picture - noise| <= 8 a pixel on paths from noise, so from noise to a picture
+# the energy falls by less than 16 a pixel; its level is free, and moves.
 _PER_PIXEL = 160.0
 _GAP_PER_PIXEL = 1.0
 _LARGEST_ERROR = 640.0
@@ -112,7 +113,7 @@ def explanation(step: int, reason: str, rollbacks: Sequence[Rollback]) -> str:
     tried = f"{len(rollbacks)} times back to a good checkpoint with half the learning rate did not help"
     return (
         f"update {step}: the energies diverged ({reason}); {tried}; the last checkpoint is intact; "
-        "start a fresh --workdir with a smaller --learning_rate or a larger --alpha"
+        "start a fresh --workdir with a smaller --learning_rate or --norm_clip=1"
     )
 
 

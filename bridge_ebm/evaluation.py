@@ -1,6 +1,6 @@
 """The report on a set of pictures: every measure, beside what held-out real pictures score."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,21 +47,37 @@ class Judged(NamedTuple):
 
 def real_pictures(training: TrainSettings) -> Real:
     """The pictures of a training's own data description. Raises `InputError` where no test part can be made of it."""
+    whole = _pictures(training)
+    train, test = (_part(whole, part, training.mirror) for part in (training.split, "test"))
+    skeletons = _skeletons(training, lambda: train)
+    return Real(train, test, skeletons, training.mirror, held_out=training.split not in ("all", "test"))
+
+
+def training_skeletons(training: TrainSettings) -> metrics.Reference:
+    """Skeletons of the pictures that a training sees, beside which the novelty of others is measured. Raises
+    `InputError` where those pictures are not there.
+    """
+    return _skeletons(training, lambda: _part(_pictures(training), training.split, training.mirror))
+
+
+def _skeletons(training: TrainSettings, seen: Callable[[], Dataset]) -> metrics.Reference:
+    """Those of the paper's recipe are drawn anew, of one member width; others are of `seen()`."""
+    if training.data == "procedural" and training.recipe == "paper":
+        return metrics.paper_reference(training.height, training.width)
+    dataset = seen()
+    return metrics.reference(dataset.images, dataset.labels, dataset.subtypes)
+
+
+def _pictures(training: TrainSettings) -> Dataset:
     size = training.height, training.width
     if training.data == "procedural":
-        dataset = data.procedural(*size, training.recipe, training.per_type, training.seed, progress=True)
-    else:
-        dataset = data.load_folder(training.data, *size, progress=True)
-    train, test = data.split(dataset, training.split), data.split(dataset, "test")
-    if training.mirror:
-        train, test = data.symmetric_part(train), data.symmetric_part(test)
-    drawn_as_paper = training.data == "procedural" and training.recipe == "paper"
-    skeletons = (
-        metrics.paper_reference(*size)
-        if drawn_as_paper
-        else metrics.reference(train.images, train.labels, train.subtypes)
-    )
-    return Real(train, test, skeletons, training.mirror, held_out=training.split not in ("all", "test"))
+        return data.procedural(*size, training.recipe, training.per_type, training.seed, progress=True)
+    return data.load_folder(training.data, *size, progress=True)
+
+
+def _part(whole: Dataset, part: str, symmetric_only: bool) -> Dataset:
+    chosen = data.split(whole, part)
+    return data.symmetric_part(chosen) if symmetric_only else chosen
 
 
 def of_subtypes(dataset: Dataset, names: set[str]) -> Dataset:
@@ -95,7 +111,8 @@ def judge(images: Array, skeletons: metrics.Reference, progress: bool = False) -
     figures = metrics.definition(images)
     mine = images[processes.share(range(len(images)))]
     verdicts = [structure.analyse(image).verdict for image in tqdm(mine, "judging", disable=not progress)]
-    novelty = [_read_novelty(one) for one in processes.merged(metrics.novelty(mine, skeletons))]
+    found = metrics.novelty(mine, skeletons) if len(mine) else []
+    novelty = [_read_novelty(one) for one in processes.merged(found)]
     in_range = metrics.in_range(figures, *images.shape[1:])
     return Judged(figures, in_range, novelty, processes.merged(verdicts))
 
@@ -187,7 +204,8 @@ def _classes(judged: Judged, asked: Sequence[str | None], real: Real) -> dict[st
 
 
 def _sets(images: Array, real: Real) -> dict[str, Any]:
-    """Fidelity and memorisation; null where there are too few pictures for them.
+    """Fidelity and memorisation; null where there are too few pictures for them. Without held-out pictures nothing says
+    how near to its training pictures an honest picture lies, so memorisation is null then, too.
 
     A model of mirror halves draws exact mirror images, which some real bridges are not (the V piers stand off the
     centre), so its figures stand beside what training pictures score that are halves with their mirror images, too.
@@ -207,11 +225,12 @@ def _sets(images: Array, real: Real) -> dict[str, Any]:
         mirrored = metrics.features(np.concatenate([either, either[:, :, ::-1]], axis=2))
         for name, estimate in metrics.fidelity(test, mirrored).items():
             beside[name]["ceiling_mirrored"] = estimate.value
+    return {"fidelity": beside, "memorisation": _memorisation(fake, train, test) if real.held_out else None}
+
+
+def _memorisation(fake: Array, train: Array, test: Array) -> dict[str, float]:
     copied = metrics.memorisation(fake, train, test)
-    return {
-        "fidelity": beside,
-        "memorisation": {**copied.share._asdict(), "median_ratio": copied.median_ratio, "held_out_value": 0.05},
-    }
+    return {**copied.share._asdict(), "median_ratio": copied.median_ratio, "held_out_value": 0.05}
 
 
 def _novelty(images: Array, judged: Judged) -> dict[str, Any]:

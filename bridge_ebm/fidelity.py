@@ -122,12 +122,11 @@ def memorisation(fake: Array, train: Array, held_out: Array) -> Memorisation:
     """`Memorisation` by features `fake` [N, D], `train` [T, D] and `held_out` [M, D].
 
     A training set that fills its space densely has good new pictures near it too: read it beside recall, and with
-    `median_ratio`, which only copies bring to 0.
+    `median_ratio`, which only copies bring to 0. It says nothing where held-out pictures are training pictures.
     """
     fake, train = _checked(fake, train)
     near, usual = distances(fake, train).min(1), distances(_checked(held_out, train)[0], train).min(1)
-    ratio = float(np.median(near) / np.median(usual)) if np.median(usual) > 0 else float("nan")
-    return Memorisation(share(near < np.percentile(usual, 5)), ratio)
+    return Memorisation(share(near < np.percentile(usual, 5)), float(np.median(near) / np.median(usual)))
 
 
 def distances(a: Array, b: Array) -> Array:

@@ -205,7 +205,7 @@ def _restarted(
     """`starts` with the first `restart` of them begun afresh: half at real pictures, half at the end of a chain from
     noise. `places` are drawn at random, so the first are any; of those for old chains one in SELDOM begins afresh.
     """
-    count = round(settings.restart * settings.finish_chains)
+    count = settings.fresh_chains
     from_noise = count // 2
     noise_key, chain_key, pick_key, seldom_key = jax.random.split(key, 4)
     labels = places % (num_classes + 1)

@@ -9,7 +9,7 @@ from bridge_ebm import ink
 from bridge_ebm.structure import Analysis
 
 TENSION, COMPRESSION, IDLE = "#1f5fd0", "#d03a1f", "#9a9a9a"
-_SHOWN_SAG = 6.0  # canvas pixels that the largest deflection is drawn as
+_SHOWN_SAG = 6.0  # canvas pixels that the largest displacement is drawn as
 _WIDEST = 5.0  # points, of the largest force
 
 
@@ -17,8 +17,9 @@ def draw(image: np.ndarray, analysis: Analysis, axes: Axes | None = None) -> Fig
     """Draw `analysis` over `image` (as `structure.analyse` takes it), dark on white.
 
     Blue members pull, red ones press, as wide as the square root of their force; grey dashed ones carry nothing.
-    Triangles are supports, crosses ends in the air, the thin green line is the deck after loading, its sag drawn 6
-    pixels large. Returns a new Figure, or draws into `axes` and returns None. Raises `InputError` on a bad picture.
+    Triangles are supports, crosses ends in the air; thin green lines are what carries load after loading, the largest
+    displacement drawn 6 pixels large. Returns a new Figure, or draws into `axes` and returns None. Raises `InputError`
+    on a bad picture.
     """
     grey, _ = ink.canvas(image)
     figure = None

@@ -10,10 +10,12 @@ groups may be made in any order and by any process. Those of the default mix com
    best along the seams.
 
 The way "regional" lets all energies act on one picture instead (`compose.regional`). A model of half pictures runs all
-chains on left halves, and mirrored right ones where a design is not symmetric.
+chains on left halves, and mirrored right ones where a design is not symmetric. Chains begin where the model's do: at
+noise, or at pictures of its coarse model.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import jax
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from bridge_ebm import bridges, compose, data, joints, langevin, metrics, plans, samplers, structure
+from bridge_ebm import bridges, compose, data, joints, langevin, metrics, mirror, plans, samplers, structure
 from bridge_ebm.langevin import LangevinSettings
 from bridge_ebm.models import Model
 from bridge_ebm.plans import Plan
@@ -52,8 +54,9 @@ class Studio(NamedTuple):
     """A model made ready: its energies on the area on which chains run, a left half or a whole picture.
 
     `energies` are those of `subtypes`, and then the unconditional one. `levels` are the energies of real pictures of
-    each sub-type, `drop` how much higher noise is. `projection` keeps the pixels held; `buffer` holds pictures of a
-    training [N, h, w, 1] on that area, for the way "restart" (none: empty).
+    each sub-type, `drop` how much higher noise is (0 where they are not all the paper's sub-types). `projection` keeps
+    the pixels held; `buffer` holds pictures of a training [N, h, w, 1] on that area, for the way "restart" (none:
+    empty). `cascade` is the model itself where its chains begin at pictures of a coarse one, None where at noise.
     """
 
     subtypes: tuple[str, ...]
@@ -67,6 +70,7 @@ class Studio(NamedTuple):
     projection: Partial
     held: Held | None
     buffer: np.ndarray
+    cascade: Model | None
 
     @property
     def area(self) -> tuple[int, int, int]:
@@ -89,7 +93,7 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
     """A model's energies, made ready. Raises ValueError for a model without sub-types.
 
     Pixels held that are not symmetric make a model of halves run on whole pictures. `buffer` float [N, h, w, 1] holds
-    pictures of the model's training, whole or (a model of halves) halves.
+    what the model's training saw pictures as: whole or (a model of halves) halves.
     """
     known = model.settings.subtypes
     if not known:
@@ -102,7 +106,10 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
     if held is not None:
         width = model.width // 2 if half else model.width
         projection = compose.held(held.mask[..., :width, :], held.picture[..., :width, :])
-    empty = np.zeros((0, model.height, model.width, 1), np.float32)
+    if buffer is None:
+        buffer = np.zeros((0, model.height, model.width, 1), np.float32)
+    elif model.settings.mirror and not half:
+        buffer = np.asarray(mirror.unfold(jnp.asarray(buffer)))
     studio = Studio(
         subtypes=known,
         energies=energies,
@@ -114,15 +121,20 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
         settings=model.settings.langevin,
         projection=projection,
         held=held,
-        buffer=empty if buffer is None else buffer,
+        buffer=buffer,
+        cascade=None if model.coarse is None else model,
     )
-    return _measured(studio)
+    return _measured(studio) if set(known) <= set(bridges.SUBTYPES) else studio
 
 
 def on_device(studio: Studio, device: jax.Device) -> Studio:
     """The studio with its arrays on `device`."""
     energies, projection = jax.device_put((studio.energies, studio.projection), device)
-    return studio._replace(energies=energies, projection=projection)
+    cascade = studio.cascade
+    if cascade is not None and cascade.coarse is not None:
+        params, batch_stats = jax.device_put((cascade.coarse.params, cascade.coarse.batch_stats), device)
+        cascade = replace(cascade, coarse=replace(cascade.coarse, params=params, batch_stats=batch_stats))
+    return studio._replace(energies=energies, projection=projection, cascade=cascade)
 
 
 def _free(images: jax.Array) -> jax.Array:
@@ -185,7 +197,8 @@ def complete(model: Model, seed: int, subtypes: Sequence[str], held: Held) -> np
     """
     studio = open_studio(model, held)
     start_key, chain_key = jax.random.split(jax.random.key(seed))
-    starts = langevin.uniform_images(start_key, (len(subtypes), *studio.area))
+    pools = {name: _starts(studio, start_key, len(subtypes), name) for name in dict.fromkeys(subtypes)}
+    starts = jnp.stack([pools[name][k] for k, name in enumerate(subtypes)])
     index = jnp.asarray([studio.subtypes.index(name) for name in subtypes])
     walk = _walk(studio, chain_key, starts, compose.one_of(studio.energies, index), studio.projection)
     return data.to_uint8(_hold(studio, _whole(studio, walk[-1])))
@@ -232,7 +245,7 @@ def _made(frames: np.ndarray, steps: tuple[int, ...], energies: np.ndarray) -> M
 def _companions(studio: Studio, start_key: jax.Array, chain_key: jax.Array) -> np.ndarray:
     """Bridges of every sub-type, the frames of their chains, float [F, NOISES, K, h, w, 1]."""
     count, (height, width, _) = len(studio.subtypes), studio.area
-    starts = jnp.tile(langevin.uniform_images(start_key, (NOISES, *studio.area)), (1, count, 1, 1))
+    starts = jnp.concatenate([_starts(studio, start_key, NOISES, name) for name in studio.subtypes], axis=1)
     energy = compose.companions(studio.energies[:-1], np.zeros((count, height, width, 1), np.float32))
     each = Partial(_each, studio.projection, jnp.zeros(count))
     return _walk(studio, chain_key, starts, energy, each).reshape(FRAMES, NOISES, count, height, width, 1)
@@ -265,14 +278,21 @@ def _regional(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Mad
     labels = np.stack([label for label, _ in cells], axis=1)
     masks = np.stack([mask for _, mask in cells], axis=1)
     noise_key, chain_key = jax.random.split(key)
-    noise = np.asarray(langevin.uniform_images(noise_key, (len(drawn), *studio.area)))
+    known = {k: np.asarray(_starts(studio, noise_key, len(drawn), studio.subtypes[k])) for k in np.unique(labels)}
+    begin = np.array(
+        [
+            sum(mask * known[k][d] for k, mask in zip(labels[:, job], masks[:, job], strict=True))
+            for job, (d, _) in enumerate(jobs)
+        ]
+    )
     steps = frame_numbers(studio)
     frames, energies = np.empty((len(jobs), FRAMES, *studio.area), np.float32), np.empty((len(jobs), FRAMES))
     for first in range(0, len(jobs), GROUP):
         here = np.arange(first, first + GROUP) % len(jobs)  # the last batch is filled up
         parts = [compose.one_of(studio.energies, index) for index in labels[:, here]]
-        starts = jnp.asarray(noise[[jobs[k][0] for k in here]])
-        walk = _walk(studio, chain_key, starts, compose.regional(parts, masks[:, here]), studio.projection)
+        walk = _walk(
+            studio, chain_key, jnp.asarray(begin[here]), compose.regional(parts, masks[:, here]), studio.projection
+        )
         frames[here] = walk.swapaxes(0, 1)
         values = np.array([[_energies(part, jnp.asarray(frame)) for part in parts] for frame in walk])  # [F, C, B]
         energies[here] = np.einsum("fcb,cb->bf", values, masks[:, here].mean((2, 3, 4)))
@@ -321,7 +341,7 @@ def _mixed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
         energy = _mixture(studio, way, [drawn[d] for d in places])
         start_key, chain_key = jax.random.split(jax.random.fold_in(key, 1000 + number))
         keys = [jax.random.fold_in(start_key, d) for d in places]
-        starts = jnp.concatenate([_start(studio, one, way) for one in keys])
+        starts = jnp.concatenate([_start(studio, one, drawn[d]) for one, d in zip(keys, places, strict=True)])
         steps = frame_numbers(studio)
         walk = _walk(studio, chain_key, starts, energy, studio.projection)
         values = np.stack([np.asarray(_energies(energy, jnp.asarray(frame))) for frame in walk], axis=1)
@@ -331,21 +351,30 @@ def _mixed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
     return [one for one in made if one is not None]
 
 
-def _start(studio: Studio, key: jax.Array, way: str) -> jax.Array:
-    """Where a chain starts [1, h, w, 1]: noise, or a picture of the replay buffer."""
-    if way != "restart":
-        return langevin.uniform_images(key, (1, *studio.area))
+def _starts(studio: Studio, key: jax.Array, count: int, subtype: str) -> jax.Array:
+    """Where chains of a sub-type begin [count, h, w, 1]: at noise, the same for every sub-type, or at its coarse
+    pictures.
+    """
+    if studio.cascade is None:
+        return langevin.uniform_images(key, (count, *studio.area))
+    return studio.cascade.start(key, count, subtype)[:, :, : studio.area[1]]
+
+
+def _start(studio: Studio, key: jax.Array, plan: Plan) -> jax.Array:
+    """Where the chain of a plan that mixes energies begins [1, h, w, 1]; of a restart at a picture of the buffer."""
+    if plan.way != "restart":
+        return _starts(studio, key, 1, plan.spans[1].above)
     return jnp.asarray(studio.buffer[int(jax.random.randint(key, (), 0, len(studio.buffer)))])[None]
 
 
 def _mixture(studio: Studio, way: str, drawn: Sequence[Plan]) -> Partial:
     """The energy under which the chains of a way run, each with its own sub-types."""
+    if way == "restart":
+        return studio.energies[-1]
     first = np.array([studio.subtypes.index(plan.spans[1].above) for plan in drawn])
     mine = compose.one_of(studio.energies, jnp.asarray(first))
     if way == "subtype":
         return mine
-    if way == "restart":
-        return studio.energies[-1]
     second = np.array([studio.subtypes.index(plan.other) for plan in drawn])
     other = compose.one_of(studio.energies, jnp.asarray(second))
     if way == "blend":

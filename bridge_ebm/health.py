@@ -123,7 +123,7 @@ def _gave_up(run: Run, lately: Sequence[dict[str, Any]]) -> Finding | None:
     return Finding(
         "diverged",
         f"the run stopped for good at update {last['step']}: {last['text']}",
-        "start a fresh --workdir with a smaller --learning_rate, a larger --alpha or --norm_clip=1",
+        "start a fresh --workdir with a smaller --learning_rate or --norm_clip=1",
     )
 
 
@@ -146,7 +146,7 @@ def _rolled_back(run: Run, lately: Sequence[dict[str, Any]]) -> Finding | None:
         "diverging",
         f"the run went back to an earlier checkpoint {len(back)} times, last from update {back[-1]['step']}: "
         f"{back[-1]['text']}",
-        "start a fresh --workdir with a smaller --learning_rate or a larger --alpha",
+        "start a fresh --workdir with a smaller --learning_rate or --norm_clip=1",
     )
 
 
@@ -157,13 +157,13 @@ def _drift(run: Run, lately: Sequence[dict[str, Any]]) -> Finding | None:
         return None
     quarter = len(levels) // 4
     now, before = median(levels[-quarter:]), median(levels[-2 * quarter : -quarter])
-    bound = divergence.energy_bound(run.settings)
+    bound, contrastive = divergence.energy_bound(run.settings), run.settings.objective == "contrastive"
     if now < 0.1 * bound or now < _RISE * before:
         return None
     return Finding(
         "drift",
         f"the energies run away: {before:.4g} a while ago, {now:.4g} now (the run goes back at {bound:.4g})",
-        "raise --alpha or lower --learning_rate",
+        "raise --alpha or lower --learning_rate" if contrastive else "lower --learning_rate",
     )
 
 
@@ -278,7 +278,7 @@ def natural_gap(settings: TrainSettings) -> float:
     """The distance of the energies of real and fake pictures that the objective itself aims at, or tolerates.
 
     Contrastive: 1 / alpha, where the regulariser balances. The finish of gradient regression: its floor, or 2% of the
-    energy between noise and picture, whichever is more.
+    energy between noise and picture (of Equilibrium Matching), whichever is more.
     """
     pixels = settings.height * settings.seen_width
     if settings.objective == "contrastive":

@@ -130,9 +130,10 @@ def trajectory(
 
     Frame i is the image after update i + 1 (the notebook's numbering): frame 0 is one update from the start and frame
     num_steps - 1 the end. Only the chosen frames are kept in memory, in the order asked for. `energies[i]` belongs
-    to the perturbed images of update i + 1. Raises ValueError for a frame outside 0 .. num_steps - 1.
+    to the perturbed images of update i + 1. Raises ValueError for a frame outside 0 .. num_steps - 1, or none at
+    all.
     """
-    if not all(0 <= frame < settings.num_steps for frame in frames):
+    if not frames or not all(0 <= frame < settings.num_steps for frame in frames):
         raise ValueError(
             f"frames {frames} must lie in 0 .. {settings.num_steps - 1} for a chain of {settings.num_steps} steps"
         )

@@ -1,7 +1,7 @@
 """All measures of pictures and energies under one name: arrays in, numbers out.
 
 Pictures are uint8 [N, H, W], bright on black. The measures themselves are in definition.py, novelty.py, features.py and
-fidelity.py; here are the three that need no module of their own.
+fidelity.py; here are the two that need no module of their own.
 """
 
 import numpy as np

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 
 from bridge_ebm import checkpoint, coarse, compose, energy, langevin, mirror, pictures
 from bridge_ebm.errors import InputError
+from bridge_ebm.settings import TrainSettings, from_dict
 
 SETTINGS_FILE = "settings.json"
 _LARGEST = 10**9  # of any number among the settings
 _CHANNELS = 4096
 _REACH = 5
+_COARSE = "coarse"  # the folder, in an exported one, of the model that its chains begin at
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -176,7 +178,12 @@ def load_model(name_or_dir: str | Path) -> Model:
 
     Raises an `InputError` (a ValueError) that names the folder if there is no model, or if it cannot be read.
     """
-    folder = _folder_of(name_or_dir)
+    return _load(name_or_dir)[1]
+
+
+def _load(name_or_dir: str | Path) -> tuple[int, Model]:
+    """The update at which the model was saved, and the model."""
+    folder = folder_of(name_or_dir)
     settings = _read_settings(folder, str(name_or_dir))
     network = energy.make_network(settings, len(settings.subtypes))
     width = settings.width // 2 if settings.mirror else settings.width
@@ -190,36 +197,56 @@ def load_model(name_or_dir: str | Path) -> Model:
             f"--model={name_or_dir}: no checkpoint in {folder / checkpoint.FOLDER} yet; let the training save one"
         )
     model = found[1]["model"]
-    return Model(model["params"], model["batch_stats"], settings, coarse_of(settings))
+    return found[0], Model(model["params"], model["batch_stats"], settings, coarse_of(settings, folder))
 
 
-def coarse_of(settings: ModelSettings) -> Model | None:
-    """The model that `settings.coarse_model` names, None for none; raises an `InputError` unless it has the same
-    sub-types, in the same proportions, at a smaller size.
+def coarse_of(settings: ModelSettings, folder: Path | None = None) -> Model | None:
+    """The model that `settings.coarse_model` names, None for none: one in the model's `folder`, or as `load_model`
+    takes it. Raises an `InputError` unless it has the same sub-types, in the same proportions, at a smaller size.
     """
     name = settings.coarse_model
     if not name:
         return None
-    found = _read_settings(_folder_of(name), name)
+    where = _coarse_folder(name, folder)
+    found = _read_settings(where, name, "--coarse_model")
     alike = found.width * settings.height == found.height * settings.width and found.subtypes == settings.subtypes
     if not alike or found.height >= settings.height:
         raise InputError(
             f"--coarse_model={name}: its pictures are {found.height} x {found.width}; name a model of the same "
             f"sub-types, in the proportions of {settings.height} x {settings.width} and smaller"
         )
-    return load_model(name)
+    return load_model(where)
 
 
-def _folder_of(name_or_dir: str | Path) -> Path:
+def _coarse_folder(name: str, folder: Path | None) -> Path:
+    inside = None if folder is None else folder / name
+    return inside if inside is not None and (inside / SETTINGS_FILE).is_file() else folder_of(name)
+
+
+def training_of(name_or_dir: str | Path) -> TrainSettings:
+    """The settings of the training that made a model, which say what its pictures were. Raises an `InputError` that
+    names the file if it does not say so.
+    """
+    path = folder_of(name_or_dir) / SETTINGS_FILE
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8"))["training"], str(path))
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: does not say what the model was trained on; restore the file") from None
+
+
+def folder_of(name_or_dir: str | Path) -> Path:
+    """The folder of a shipped model, by its name, or of a model or training, by its path."""
     return PRETRAINED / name_or_dir if str(name_or_dir) in list_models() else Path(name_or_dir).expanduser()
 
 
-def _read_settings(folder: Path, asked: str) -> ModelSettings:
+def _read_settings(folder: Path, asked: str, flag: str = "--model") -> ModelSettings:
     path = folder / SETTINGS_FILE
     if not path.exists():
         shipped = ", ".join(list_models()) or "none"
         raise InputError(
-            f"--model={asked}: neither a shipped model ({shipped}) nor a folder with {SETTINGS_FILE}; "
+            f"{flag}={asked}: neither a shipped model ({shipped}) nor a folder with {SETTINGS_FILE}; "
             "train one first: python experiments/train.py --flagfile=experiments/flags/quickstart.cfg --workdir=DIR"
         )
     try:
@@ -261,17 +288,21 @@ def _check_settings(settings: ModelSettings) -> None:
 
 
 def export(workdir: str | Path, folder: Path) -> None:
-    """Write the model of a work directory to a new `folder`, without the training's optimiser and replay buffer.
+    """Write the model of a work directory to a new `folder`, without the training's optimiser and replay buffer; the
+    coarse model that its chains begin at, where that is not a shipped one, goes to a folder in it.
 
     Raises an `InputError` if there is no model in `workdir`, or something in `folder` already.
     """
-    model = load_model(workdir)
+    step, model = _load(workdir)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"--out={folder}: there is something in it already; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    step = checkpoint.newest_step(Path(workdir).expanduser()) or 0
+    record = json.loads((folder_of(workdir) / SETTINGS_FILE).read_text())
+    name = model.settings.coarse_model
+    if name and name not in list_models():
+        export(_coarse_folder(name, folder_of(workdir)), folder / _COARSE)
+        record["model"]["coarse_model"] = _COARSE
     checkpoint.save(folder, step, {"model": {"params": model.params, "batch_stats": model.batch_stats}})
-    record = json.loads((Path(workdir).expanduser() / SETTINGS_FILE).read_text())
     (folder / SETTINGS_FILE).write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -279,5 +310,5 @@ def set_levels(folder: Path, levels: Sequence[float]) -> None:
     """Give the model in `folder` the `levels` of its sub-types, see `ModelSettings`."""
     path = folder / SETTINGS_FILE
     record = json.loads(path.read_text())
-    record["model"]["levels"] = list(levels)
+    record["model"]["levels"] = [float(level) for level in levels]
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -21,7 +21,7 @@ HEAD_SCALE = 96.0
 
 def layers(height: int, channels: int, reach: int = 0) -> Sequence[tuple[int, int]]:
     """(filters, kernel size) of the strided convolutions for pictures `height` pixels high: 4 at 48, 5 at 128, or the
-    first `reach` of these.
+    first `reach` of these (all, where there are no more).
 
     Filters double from layer to layer, but for the last.
     """

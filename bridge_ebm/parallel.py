@@ -21,7 +21,8 @@ AXIS = "data"
 
 
 def data_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh | None:
-    """A mesh of as many of the devices (None: all there are) as can share out each of `sizes` equally; None for one.
+    """A mesh of as many of the devices (None: all there are) as can share out each of `sizes` equally; None for one
+    that is the default.
 
     `sizes` maps flags to numbers of pictures. Raises an `InputError` that names them where several processes run and
     one would be left without work.
@@ -31,7 +32,7 @@ def data_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if jax.process_count() > 1 and count < len(devices):
         odd = ", ".join(f"--{flag}={size}" for flag, size in sizes.items() if size % len(devices))
         raise InputError(f"{odd}: cannot be shared by {len(devices)} devices; use multiples of {len(devices)}")
-    if count == 1 and jax.process_count() == 1:
+    if count == 1 and jax.process_count() == 1 and devices[0] == jax.local_devices()[0]:
         return None
     return Mesh(np.asarray(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
 

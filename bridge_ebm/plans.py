@@ -37,12 +37,15 @@ class Span(NamedTuple):
     below: str
 
 
+_ANY = Span("", "")
+
+
 class Plan(NamedTuple):
     """How one candidate is made.
 
     `way`; the `spans` left, main and right; `seams` left and right in metres from mid-span, above and below the deck.
-    Ways that do not compose by region have the same sub-type in all of `spans`, and `other`, the second sub-type that
-    they mix in ("": none).
+    Ways that do not compose by region have the same sub-type in all of `spans` ("": none, of the way "restart"), and
+    `other`, the second sub-type that they mix in ("": none).
     """
 
     way: str
@@ -92,12 +95,15 @@ def _choices(way: str, wishes: Wishes, known: tuple[str, ...]) -> list[tuple[Spa
     if regions:
         ways = MIX if way == "regional" else (way,)
         found = [(left, main, right, "") for one in ways for left, main, right in _compositions(one, known)]
+    elif way == "restart":
+        found = [(_ANY, _ANY, _ANY, "")]
     else:
-        others = [""] if way in ("subtype", "restart") else known
+        others = [""] if way == "subtype" else known
         found = [(Span(a, a), Span(a, a), Span(a, a), b) for a in known for b in others if a != b]
-        if way in ("blend", "either"):  # the order does not matter
-            found = [choice for choice in found if known.index(choice[0].above) < known.index(choice[3])]
     found = [choice for choice in found if _meets(choice, wishes)]
+    if way in ("blend", "either"):  # the order does not matter: one of two that are left
+        both = {(choice[0].above, choice[3]) for choice in found}
+        found = [c for c in found if (c[3], c[0].above) not in both or known.index(c[0].above) < known.index(c[3])]
     if not found:
         raise InputError(f"--ways={way}: nothing can be made so with these wishes; drop one, or choose other --ways")
     return [choice for choice in found if not regions or _stands(*choice[:3])] or found

@@ -20,7 +20,6 @@ from bridge_ebm.attach import (
     dense,
     find_tips,
     follow,
-    length,
     mapped,
     measure,
     meet,
@@ -32,7 +31,7 @@ from bridge_ebm.attach import (
 from bridge_ebm.ends import joined_at_the_top, on_the_bank, sharing_ends, tied
 from bridge_ebm.ink import DEEP, HEIGHT, WIDTH, Deck, Ink, Upright
 from bridge_ebm.member import Member
-from bridge_ebm.skeleton import DECK, NOTHING, Stroke
+from bridge_ebm.skeleton import DECK, NOTHING, Stroke, length
 from bridge_ebm.stays import find_stays, to_tower
 from bridge_ebm.truss import find_trusses, on_chord
 

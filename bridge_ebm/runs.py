@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from bridge_ebm.saving import Saver
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import Metrics, TrainState, TrainStep, abstract_state, init_state
 from bridge_ebm.train import make_train_step, updates_per_epoch
-from bridge_ebm.workdir import MetricsLog, check_run, open_run, read_metrics, write_atomically
+from bridge_ebm.workdir import MetricsLog, check_run, data_checksums, open_run, read_metrics, write_atomically
 
 EpochHook = Callable[[TrainState], None]
 
@@ -71,7 +70,7 @@ def run_training(
     total = settings.epochs * per_epoch if max_updates is None else min(max_updates, settings.epochs * per_epoch)
     first = processes.is_first()
     if first:
-        check_run(workdir, settings, zlib.crc32(dataset.images.tobytes()))
+        check_run(workdir, settings, data_checksums(dataset))
     with ExitStack() as claimed, _writing_explained(workdir):
         if first:
             claimed.enter_context(lock.held(workdir))

@@ -10,6 +10,8 @@ from bridge_ebm.convolution import Precision
 from bridge_ebm.errors import InputError
 from bridge_ebm.replay import Choice
 
+_ABOVE_ZERO, _BELOW_ONE = math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0)
+
 
 def _setting(
     default: Any,
@@ -24,7 +26,8 @@ def _setting(
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """Everything that decides the numbers of a run; the defaults are those of the paper's notebook.
+    """Everything that decides the numbers of a run; the defaults are those of the paper's notebook (which trained on
+    --split=all).
 
     Raises an `InputError` that names the flag if a value is out of range or not finite.
     """
@@ -69,15 +72,15 @@ class TrainSettings:
     )
 
     learning_rate: float = _setting(1e-4, "Learning rate of Adam.", 0.0)
-    adam_b1: float = _setting(0.9, "Decay of Adam's mean of the gradient.", 0.0, 1.0)
-    adam_b2: float = _setting(0.999, "Decay of Adam's mean of the squared gradient.", 0.0, 1.0)
+    adam_b1: float = _setting(0.9, "Decay of Adam's mean of the gradient.", 0.0, _BELOW_ONE)
+    adam_b2: float = _setting(0.999, "Decay of Adam's mean of the squared gradient.", 0.0, _BELOW_ONE)
     warmup: int = _setting(0, "Updates over which the learning rate rises to its value.", 0)
     decay: int = _setting(
         0, "Update at which the learning rate has fallen to a hundredth, along half a cosine (0: it stays).", 0
     )
     norm_clip: float = _setting(0.0, "Largest norm of the parameter gradient (0: no bound).", 0.0)
     ema: float = _setting(
-        0.0, "Decay of the moving average of the weights, which then is the model (0: no average).", 0.0, 1.0
+        0.0, "Decay of the moving average of the weights, which then is the model (0: no average).", 0.0, _BELOW_ONE
     )
 
     buffer_size: int = _setting(8192, "Most pictures the replay buffer holds (at least one update's chains).", 1)
@@ -91,11 +94,13 @@ class TrainSettings:
         0.05, "Share of the chains that start afresh (in the finish, a sixteenth of it at every other place).", 0.0, 1.0
     )
     langevin_steps: int = _setting(360, "Langevin steps of the chains in each update.", 1)
-    step_size: float = _setting(10.0, "Langevin step size.", 0.0)
+    step_size: float = _setting(10.0, "Langevin step size.", _ABOVE_ZERO)
     noise: float = _setting(
         0.005, "Standard deviation of the noise in every Langevin step, and on the real pictures.", 0.0
     )
-    gradient_clip: float = _setting(0.03, "Largest absolute component of the image gradient in the chains.", 0.0)
+    gradient_clip: float = _setting(
+        0.03, "Largest absolute component of the image gradient in the chains.", _ABOVE_ZERO
+    )
     alpha: float = _setting(0.2, "Weight of the regulariser alpha * mean(E(real)^2 + E(fake)^2).", 0.0)
 
     unconditional: float = _setting(0.15, "Share of the pictures that a conditional network sees as 'no class'.", 0, 1)
@@ -155,7 +160,7 @@ class TrainSettings:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        if self.buffer_size < self.chains:
+        if self.keeps_chains and self.buffer_size < self.chains:
             raise InputError(
                 f"--buffer_size={self.buffer_size}: does not hold the chains of one update; use at least {self.chains}"
             )
@@ -168,6 +173,15 @@ class TrainSettings:
             raise InputError("--replay=own: only --objective=contrastive has a chain for every row of the buffer")
         if self.blend and self.objective == "contrastive":
             raise InputError("--blend: only --objective=equilibrium or energy_matching learns from blends")
+        if (self.finish_after or self.margin) and self.objective == "contrastive":
+            raise InputError("--finish_after, --margin: only for --objective=equilibrium or energy_matching")
+        if self.reach and self.network == "paper":
+            raise InputError(f"--reach={self.reach}: only --network=multiscale can see less than all")
+        if self.finish_after and self.restart and self.fresh_chains < 2:
+            raise InputError(
+                f"--restart={self.restart:g}: of --finish_chains={self.finish_chains} that is less than one chain from "
+                "noise and one from a real picture; raise one of the two, or use --restart=0"
+            )
         if self.coarse_height and (self.objective != "equilibrium" or self.coarse_height >= self.height):
             raise InputError(
                 f"--coarse_height={self.coarse_height}: only --objective=equilibrium has paths from coarse pictures, "
@@ -184,13 +198,21 @@ class TrainSettings:
         return self.batch_size if self.objective == "contrastive" else self.finish_chains
 
     @property
+    def fresh_chains(self) -> int:
+        """Chains of each update of the finish that may begin afresh."""
+        return round(self.restart * self.finish_chains)
+
+    @property
+    def keeps_chains(self) -> bool:
+        """Whether chains go on from update to update, in a replay buffer."""
+        return self.objective == "contrastive" or self.finish_after > 0
+
+    @property
     def shared(self) -> dict[str, int]:
         """Numbers of pictures, by flag, that several devices share out equally."""
         shared = {"batch_size": self.batch_size}
-        if self.objective != "contrastive":
-            shared["buffer_size"] = self.buffer_size
         if self.objective != "contrastive" and self.finish_after:
-            shared["finish_chains"] = self.finish_chains
+            shared |= {"buffer_size": self.buffer_size, "finish_chains": self.finish_chains}
         return shared
 
     @property
@@ -216,8 +238,16 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     if choices and value not in choices:
         raise InputError(f"--{name}={value}: choose one of {', '.join(choices)}")
     if isinstance(value, int | float) and not (math.isfinite(value) and low <= value <= high):
-        bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+        bounds = _bounds(low, high)
         raise InputError(f"--{name}={value}: must be a finite number, {bounds}")
+
+
+def _bounds(low: float, high: float) -> str:
+    if low == _ABOVE_ZERO:
+        return "above 0"
+    if high == _BELOW_ONE:
+        return f"at least {low:g} and below 1"
+    return f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
 
 
 def _fits_a_line(text: str) -> bool:

@@ -133,7 +133,8 @@ def _trace(rest: Array, touching: Array) -> tuple[Array, list[_Edge]]:
     return pixels, edges
 
 
-def _length(points: Array) -> float:
+def length(points: Array) -> float:
+    """Length of a polyline [K, 2]."""
     return float(np.hypot(*np.diff(points, axis=0).T).sum())
 
 
@@ -147,7 +148,7 @@ def _contracted(edges: list[_Edge], pixels: Array, contact: Array, half: Array) 
     def spur(edge: _Edge) -> bool:
         for tip, root in ((edge.a, edge.b), (edge.b, edge.a)):
             if degree[tip] == 1 and not contact[tip] and (degree[root] > 2 or contact[root]):
-                return _length(edge.points) < 1.35 * half[root] + 2
+                return length(edge.points) < 1.35 * half[root] + 2
         return False
 
     edges = [e for e in edges if not spur(e)]
@@ -163,7 +164,7 @@ def _contracted(edges: list[_Edge], pixels: Array, contact: Array, half: Array) 
     for e in edges:
         joins = (degree[e.a] > 2 or contact[e.a]) and (degree[e.b] > 2 or contact[e.b])
         near = 2.5 if contact[e.a] or contact[e.b] else 2.5 + 0.6 * (half[e.a] + half[e.b])
-        if joins and _length(e.points) <= near:
+        if joins and length(e.points) <= near:
             root[find(e.a)] = find(e.b)
         else:
             kept.append(e)
@@ -176,7 +177,7 @@ def _contracted(edges: list[_Edge], pixels: Array, contact: Array, half: Array) 
     merged = []
     for e in kept:
         a, b = int(group[e.a]), int(group[e.b])
-        if a == b and _length(e.points) < 12:
+        if a == b and length(e.points) < 12:
             continue
         merged.append(_Edge(a, b, np.vstack([place[a], e.points[1:-1], place[b]])))
     return merged, place, held

@@ -71,7 +71,9 @@ def init_state(settings: TrainSettings, num_classes: int = 0, mesh: Mesh | None 
     if settings.objective == "contrastive":
         buffer = replay.init(buffer_key, settings.buffer_size, settings.batch_size, shape, mesh)
     else:
-        buffer = replay.init_places(buffer_key, settings.buffer_size, shape, mesh)
+        # Without a finish nothing is kept in it, and a state has one all the same.
+        places = settings.buffer_size if settings.keeps_chains else settings.batch_size
+        buffer = replay.init_places(buffer_key, places, shape, mesh)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

@@ -13,7 +13,6 @@ import numpy as np
 from bridge_ebm import ink as inking
 from bridge_ebm import model as modelling
 from bridge_ebm import recognise, skeleton
-from bridge_ebm.attach import length
 from bridge_ebm.ink import METRES, Ink
 from bridge_ebm.leaning import find_bars
 from bridge_ebm.measures import (
@@ -29,6 +28,7 @@ from bridge_ebm.measures import (
 )
 from bridge_ebm.member import ABUTMENT, Member
 from bridge_ebm.rejoin import rejoined
+from bridge_ebm.skeleton import length
 from bridge_ebm.towers import place, pulled_sides, useless_towers
 from bridge_ebm.truss import missing_webs
 
@@ -162,7 +162,8 @@ def _fatal(case: Case, of: Analysis) -> list[str]:
     """Why the picture cannot stand, however it is repaired."""
     deck, why = case.deck, []
     if deck.gap > _GAP or deck.cover < _COVER:
-        why.append(f"the deck is broken: {deck.gap * METRES:.0f} m are missing in one place")
+        missing = f"{deck.gap * METRES:.0f} m are missing in one place"
+        why.append(f"the deck is broken: {missing if deck.gap > _GAP else f'{1 - deck.cover:.0%} of it are missing'}")
     for x, side in ((deck.left, "left"), (511 - deck.right, "right")):
         if x > ABUTMENT:
             why.append(f"the deck stops in the air on the {side}, {x * METRES:.0f} m from the edge")
@@ -174,7 +175,9 @@ def _fatal(case: Case, of: Analysis) -> list[str]:
         return why
     if case.solution.mechanism:
         x, _ = case.model.nodes[list(case.solution.mechanism)].mean(0)
-        return [f"a mechanism: {len(case.solution.mechanism)} joints about {place(float(x))} move freely"]
+        number = len(case.solution.mechanism)
+        moving = "1 joint moves" if number == 1 else f"{number} joints move"
+        return [f"a mechanism: {moving} freely about {place(float(x))}"]
     relief, span, left = least_relief(case)
     if relief < _RELIEF:
         why.append(
@@ -196,7 +199,7 @@ def _repairs(case: Case, of: Analysis, loose: list[int], idle: Array, size: Arra
     for k in loose[:3]:
         m = case.members[k]
         x = m.at[m.ends.index("free"), 0]
-        why.append(f"a {m.kind} ends in the air, {place(float(x))}")
+        why.append(f"{'an' if m.kind[0] in 'aeiou' else 'a'} {m.kind} ends in the air, {place(float(x))}")
     if len(loose) > 3:
         why.append(f"{len(loose) - 3} more members end in the air")
     if of.gaps:

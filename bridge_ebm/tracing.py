@@ -12,9 +12,9 @@ from skimage.measure import approximate_polygon
 
 from bridge_ebm import force_drawing
 from bridge_ebm import ink as inking
-from bridge_ebm.attach import length
 from bridge_ebm.ink import HEIGHT, METRES, WIDTH, Deck
 from bridge_ebm.member import Member
+from bridge_ebm.skeleton import length
 from bridge_ebm.structure import Analysis
 
 _SHEET = (960, 240)  # pixels of the force drawing

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bridge_ebm.attach import SHORTEST, Held, Line, length
+from bridge_ebm.attach import SHORTEST, Held, Line
 from bridge_ebm.member import Member
-from bridge_ebm.skeleton import NOTHING, UPRIGHT
+from bridge_ebm.skeleton import NOTHING, UPRIGHT, length
 
 _HOLE = 1.7  # times the usual distance between diagonals: more and one is missing
 _APART = 4.0  # pixels: diagonals that cross count once

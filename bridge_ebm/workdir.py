@@ -53,16 +53,16 @@ def finite_or_none(values: Any) -> Any:
 def open_run(workdir: Path, settings: TrainSettings, dataset: Dataset) -> None:
     """Claim a new work directory for the run, or check that it holds this run; writes settings.json and run.cfg.
 
-    `dataset` is the training data: other pictures under the same flags are another run. Raises an
+    `dataset` is the training data: other pictures, or labels, under the same flags are another run. Raises an
     `InputError` that names the flag that differs.
     """
-    data_crc = zlib.crc32(dataset.images.tobytes())
-    check_run(workdir, settings, data_crc)
+    checksums = data_checksums(dataset)
+    check_run(workdir, settings, checksums)
     path = workdir / SETTINGS_FILE
     record = {
         "model": dataclasses.asdict(model_settings(settings, dataset.subtypes)),
         "training": dataclasses.asdict(settings),
-        "data_crc32": data_crc,
+        **checksums,
     }
     write_atomically(
         workdir / FLAG_FILE,
@@ -71,14 +71,21 @@ def open_run(workdir: Path, settings: TrainSettings, dataset: Dataset) -> None:
     write_atomically(path, json.dumps(record, indent=1) + "\n")
 
 
-def check_run(workdir: Path, settings: TrainSettings, data_crc: int) -> None:
-    """Raise an `InputError` unless `workdir` is empty, or holds this run on pictures of this checksum.
+def data_checksums(dataset: Dataset) -> dict[str, int]:
+    """CRC-32 of the pictures, and of what is said of them: their sub-types and base pictures."""
+    said = [np.asarray(dataset.labels, np.int32).tobytes(), np.asarray(dataset.base, np.int32).tobytes()]
+    names = json.dumps(dataset.subtypes).encode()
+    return {"data_crc32": zlib.crc32(dataset.images.tobytes()), "labels_crc32": zlib.crc32(b"".join([*said, names]))}
+
+
+def check_run(workdir: Path, settings: TrainSettings, checksums: dict[str, int]) -> None:
+    """Raise an `InputError` unless `workdir` is empty, or holds this run on pictures of these `data_checksums`.
 
     Writes nothing.
     """
     path = workdir / SETTINGS_FILE
     if path.exists():
-        _check_same_run(path, settings, data_crc)
+        _check_same_run(path, settings, checksums)
     elif any(not _comes_first(entry.name) for entry in workdir.iterdir()):
         raise InputError(
             f"--workdir={workdir}: holds files but no {SETTINGS_FILE}, so it is not a run; use a fresh folder"
@@ -111,10 +118,14 @@ def model_settings(settings: TrainSettings, subtypes: tuple[str, ...]) -> ModelS
     )
 
 
-def _check_same_run(path: Path, settings: TrainSettings, data_crc: int) -> None:
+def _check_same_run(path: Path, settings: TrainSettings, checksums: dict[str, int]) -> None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        stored, stored_crc = from_dict(record["training"], str(path)), record["data_crc32"]
+        stored = from_dict(record["training"], str(path))
+        # An older run has no checksum of its labels.
+        changed = record["data_crc32"] != checksums["data_crc32"] or any(
+            record.get(name, crc) != crc for name, crc in checksums.items()
+        )
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -126,9 +137,10 @@ def _check_same_run(path: Path, settings: TrainSettings, data_crc: int) -> None:
                 f"--workdir={path.parent}: holds a run with --{field.name}={old}, not {new}; continue it with "
                 f"--flagfile={path.parent / FLAG_FILE} or use a fresh --workdir"
             )
-    if stored_crc != data_crc:
+    if changed:
         raise InputError(
-            f"--data={settings.data}: the pictures changed since {path.parent} was started; use a fresh --workdir"
+            f"--data={settings.data}: the pictures, or their sub-types, changed since {path.parent} was started; use a "
+            "fresh --workdir"
         )
 
 

@@ -114,7 +114,7 @@ def output_folder(path: str, flag: str = "--out") -> Path:
 def enable_compilation_cache() -> None:
     """Keep compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR says where."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bridge_ebm"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bridge_ebm"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

@@ -6,7 +6,7 @@ Every trial takes a base picture of a member width that no training saw (the tes
 members, drawn at random, and runs a chain from noise under the energy of its sub-type, in which what is left stays to
 the last pixel. The structural analysis judges the result. `discover.py --keep` does this with a drawing of yours.
 
-In the folder: complete.png (every trial a row: what was left, what the model made of it, the whole bridge) and
+In the folder: complete.png (two trials in a row, each what was left, what the model made of it, the whole bridge) and
 complete.json (counts of verdicts, and every trial).
 """
 
@@ -48,13 +48,19 @@ def main() -> None:
     held = generate.Held((sketches > INKED * 255)[..., None], data.to_unit(sketches))
     completed = generate.complete(model, SEED.value, names, held)
 
-    sharp = np.all(metrics.in_range(metrics.definition(completed), *size), axis=0)
+    sharp = metrics.is_sharp(completed)
     trials = [
         {"subtype": name, "width_index": width, "verdict": structure.analyse(picture).verdict, "sharp": bool(clear)}
         for name, width, picture, clear in zip(names, widths, completed, sharp, strict=True)
     ]
     counts = {verdict: sum(trial["verdict"] == verdict for trial in trials) for verdict in "ABC"}
-    record = {"model": MODEL.value, "seed": SEED.value, "verdicts": counts, "sharp": int(sharp.sum()), "trials": trials}
+    record = {
+        "model": cli.model_or_default(MODEL.value),
+        "seed": SEED.value,
+        "verdicts": counts,
+        "sharp": int(sharp.sum()),
+        "trials": trials,
+    }
     write_atomically(out / "complete.json", json.dumps(record, indent=1) + "\n")
     rows = np.stack([sketches, completed, whole], axis=1).reshape(-1, *size)
     save_png(out / "complete.png", sheet(data.to_unit(rows), columns=6 if len(names) > 1 else 3))

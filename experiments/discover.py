@@ -1,10 +1,11 @@
 """New bridge types: generate candidates, judge each one, and show the best.
 
-    python experiments/discover.py --model=runs/default --out=runs/discover
+    python experiments/discover.py --model=default --out=runs/discover
 
-makes 2000 candidates from the default mix of compositions, screens each one's structure, definition and novelty, and
-writes DIR/gallery.html, DIR/designs.jsonl, DIR/designs/*.png and DIR/summary.json. Run the same command again to
-continue after an interruption, or with a larger --num for more. To steer it:
+makes 2000 candidates from the default mix of compositions (a quarter of an hour on one core), screens each one's
+structure, definition and novelty, and writes DIR/gallery.html, DIR/designs.jsonl, DIR/designs/*.png and
+DIR/summary.json. Run the same command again to continue after an interruption, or with a larger --num for more. To
+steer it:
 
     --combine=fan_cable_stayed,through_arch          these sub-types, and no others
     --main_span=through_arch --side_spans=fan_cable_stayed
@@ -18,7 +19,6 @@ energies), either (one or the other), without (one and not the other), subtype (
 from a training's replay buffer).
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -29,9 +29,8 @@ from absl import flags
 from tqdm.auto import tqdm
 
 import bridge_ebm
-from bridge_ebm import data, discovery, generate, metrics, mirror, plans, processes, replay, settings
+from bridge_ebm import bridges, checkpoint, discovery, evaluation, generate, models, plans, processes, replay
 from bridge_ebm.errors import InputError
-from bridge_ebm.models import SETTINGS_FILE
 from bridge_ebm.runs import continue_state
 
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
@@ -70,12 +69,13 @@ def main() -> None:
 def make(out: Path, studio: generate.Studio, request: discovery.Request) -> list[discovery.Record]:
     """All candidates, under a progress bar (where several processes make them, that of the first one's)."""
     records: list[discovery.Record] = []
+    real = evaluation.training_skeletons(models.training_of(cli.model_or_default(MODEL.value)))
     with tqdm(total=NUM.value, unit="candidate", dynamic_ncols=True, disable=not processes.is_first()) as bar:
-        for group in discovery.discover(out, studio, request, NUM.value, training_set(studio)):
+        for group in discovery.discover(out, studio, request, NUM.value, real):
             records += group
             bar.set_postfix_str(f"{sum(map(discovery.is_design, records))} novel, sharp and A", refresh=False)
             bar.update(len(group))
-    return discovery.read_lines(out / discovery.CANDIDATES) if processes.several() else records
+    return discovery.candidates(out, NUM.value) if processes.several() else records
 
 
 def read_request(model: bridge_ebm.Model) -> discovery.Request:
@@ -85,6 +85,11 @@ def read_request(model: bridge_ebm.Model) -> discovery.Request:
     if not WAYS.value:
         mix = plans.possible(mix, wishes, known)
     plans.check(mix, wishes, known)
+    for way, _ in mix:
+        if way in ("either", "without") and not set(known) <= set(bridges.SUBTYPES):
+            raise InputError(
+                f"--ways={way}: measures energies at the paper's bridges, but --model={MODEL.value} knows others"
+            )
     if not math.isfinite(TEMPERATURE.value):
         raise InputError(f"--temperature={TEMPERATURE.value}: must be a finite number")
     return discovery.Request(SEED.value, mix, wishes, TEMPERATURE.value)
@@ -117,38 +122,15 @@ def read_buffer(model: bridge_ebm.Model, request: discovery.Request) -> np.ndarr
     """Pictures of the training's replay buffer where the way "restart" is asked for, else None."""
     if not any(way == "restart" for way, _ in request.mix):
         return None
-    trained = training_settings()
-    if trained is None:
-        raise InputError(f"--ways=restart: needs a training's work directory as --model, not {MODEL.value}")
-    buffer = continue_state(trained, Path(MODEL.value or "").expanduser(), len(model.settings.subtypes)).buffer
-    images = replay.newest(buffer, jnp.arange(int(buffer.size)))
-    return np.asarray(images if KEEP.value is None or not model.settings.mirror else mirror.unfold(images))
-
-
-def training_settings() -> settings.TrainSettings | None:
-    """The settings of the training whose work directory --model names; None for a model without one."""
-    path = Path(MODEL.value or "").expanduser() / SETTINGS_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))["training"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return settings.from_dict(record, str(path))
-
-
-def training_set(studio: generate.Studio) -> metrics.Reference:
-    """Skeletons of the pictures that trained the model, beside which novelty is measured.
-
-    A shipped model's, and those of the paper's recipe, are drawn anew; others are read as the training read them.
-    """
-    trained = training_settings()
-    if trained is None or (trained.data == "procedural" and trained.recipe == "paper"):
-        return metrics.paper_reference(studio.height, studio.width)
-    if trained.data == "procedural":
-        read = data.procedural(studio.height, studio.width, trained.recipe, trained.per_type, trained.seed)
-    else:
-        read = data.load_folder(trained.data, studio.height, studio.width)
-    seen = data.split(read, trained.split)
-    return metrics.reference(seen.images, seen.labels, seen.subtypes)
+    name = cli.model_or_default(MODEL.value)
+    folder, trained = models.folder_of(name), models.training_of(name)
+    newest = folder / checkpoint.FOLDER / str(checkpoint.newest_step(folder))
+    if not ((newest / "training").is_dir() and trained.keeps_chains):
+        raise InputError(
+            f"--ways=restart: needs a training's work directory with a replay buffer as --model, not {name}"
+        )
+    buffer = continue_state(trained, folder, len(model.settings.subtypes)).buffer
+    return np.asarray(replay.newest(buffer, jnp.arange(int(buffer.size))))
 
 
 def table(counts: dict[str, dict[str, int]]) -> str:

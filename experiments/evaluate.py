@@ -1,10 +1,10 @@
 """Score a model, or any folder of pictures, against held-out real bridges.
 
-    python experiments/evaluate.py --model=runs/quickstart --out=runs/evaluation
+    python experiments/evaluate.py --model=default --out=runs/evaluation
     python experiments/evaluate.py --images=my_pictures --out=runs/evaluation
 
 A model draws --num pictures by chains from noise (or from its coarse model's pictures, where it has one); a conditional
-one draws its sub-types in turn (picture i is of sub-type i mod 8) unless --subtype says otherwise, and --subtype=none
+one draws its sub-types in turn unless --subtype says otherwise, and --subtype=none
 takes its energy without a class. A folder is measured as it is, at the size of its first picture (at most 128 x 512),
 beside the paper's eight sub-types; its sub-folders, where they are named after sub-types, say what each picture should
 be.
@@ -12,7 +12,8 @@ be.
 Measured: definition, the structural verdict, the sub-type, fidelity and diversity, memorisation, novelty; of a model
 also the energies along its chains, how energies order real, generated, corrupted pictures and noise, and the ink that
 held-out pictures keep along a chain of --hold_steps. Each share stands beside its ceiling, what held-out (or training)
-pictures score. Takes about 2 minutes for 1000 pictures of 48 x 192 on 2 cores, the chains not counted.
+pictures score. Takes about 2 minutes for 1000 pictures of 48 x 192 on 2 cores, its chains (2 minutes at 100
+steps) and those of --hold_steps (5; --hold_steps=0 leaves them out) not counted.
 
 In the folder: evaluation.json, samples/0000.png ... (bright on black), sheet.png (the first 64, dark on white).
 """
@@ -25,13 +26,12 @@ from typing import Any
 import cli
 import numpy as np
 from absl import flags
-from PIL import Image
 
 import bridge_ebm
 from bridge_ebm import chain_report, data, evaluation, models, pictures, processes, raster
 from bridge_ebm.errors import InputError
 from bridge_ebm.plotting import save_png, sheet
-from bridge_ebm.settings import TrainSettings, from_dict
+from bridge_ebm.settings import TrainSettings
 from bridge_ebm.workdir import write_atomically
 
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
@@ -48,6 +48,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the starts and of the noise.", l
 cli.define_process_flags()
 
 SHEET = (64, 8)  # pictures, of which in a row
+SMALLEST = 16  # rows and columns of a real picture
 OF_A_MODEL = ("num", "subtype", "num_steps", "hold_steps", "seed")
 
 
@@ -73,19 +74,34 @@ def check_flags() -> None:
     for name in OF_A_MODEL:
         if flags.FLAGS[name].present:
             raise InputError(f"--{name} belongs to --model; --images measures the pictures as they are")
+    read, written = (Path(one).expanduser().resolve() for one in (IMAGES.value, OUT.value))
+    if read == written or read in written.parents or written in read.parents:
+        raise InputError(
+            f"--out={OUT.value}: the report's own pictures would replace, or count among, those of "
+            f"--images={IMAGES.value}; name a folder apart from it"
+        )
 
 
 def of_model(name: str) -> dict[str, Any]:
     """Draw pictures from a model and report on them."""
     model = bridge_ebm.load_model(name)
     asked = cli.asked_subtypes(model, SUBTYPE.value, NUM.value)
-    training = training_of(name)
+    training = models.training_of(name)
     out = cli.output_folder(OUT.value)
     real = evaluation.real_pictures(training)
     wanted = {one for one in asked if one is not None}
+    if absent := wanted - set(real.test.subtypes):
+        raise InputError(
+            f"--model={name}: its data ({training.data}) have no {', '.join(sorted(absent))} any more; restore them"
+        )
     if wanted:
         real = real._replace(
             train=evaluation.of_subtypes(real.train, wanted), test=evaluation.of_subtypes(real.test, wanted)
+        )
+    if not min(len(real.train.images), len(real.test.images)):
+        raise InputError(
+            f"--model={name}: its data have no {'mirror-symmetric ' * training.mirror}test pictures of "
+            f"{', '.join(sorted(wanted))} to compare with; ask for another --subtype, or more pictures (--num)"
         )
     steps = NUM_STEPS.value or model.settings.num_steps
     drawn = chain_report.draw(model, asked, steps, SEED.value, progress=True)
@@ -110,18 +126,6 @@ def of_folder(path: str) -> dict[str, Any]:
     return what | reported(images, asked, real, out) | {"chains": None}
 
 
-def training_of(name: str) -> TrainSettings:
-    """The settings of the training that made a model, which say what its pictures were."""
-    folder = models.PRETRAINED / name if name in models.list_models() else Path(name).expanduser()
-    path = folder / models.SETTINGS_FILE
-    try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8"))["training"], str(path))
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: does not say what the model was trained on; restore the file") from None
-
-
 def read_folder(root: Path) -> tuple[np.ndarray, list[str | None]]:
     """The pictures of a folder, uint8 [N, H, W], and the sub-type that each sub-folder is named after."""
     flat = pictures.find_loose_pictures(root)
@@ -133,13 +137,9 @@ def read_folder(root: Path) -> tuple[np.ndarray, list[str | None]]:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of a picture, at least 8 and at most 128 x 512."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return raster.HEIGHT, raster.WIDTH  # reading it will say what is wrong
-    return min(max(height, 8), raster.HEIGHT), min(max(width, 8), raster.WIDTH)
+    """Height and width of a picture, at least those of the smallest data set and at most 128 x 512."""
+    width, height = pictures.open_image(path).size
+    return min(max(height, SMALLEST), raster.HEIGHT), min(max(width, SMALLEST), raster.WIDTH)
 
 
 def reported(images: np.ndarray, asked: list[str | None], real: evaluation.Real, out: Path) -> dict[str, Any]:

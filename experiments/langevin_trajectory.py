@@ -1,10 +1,10 @@
 """Fig. 5: chains from noise to bridges, at chosen moments.
 
-    python experiments/langevin_trajectory.py --model=runs/quickstart --out=runs/trajectory
+    python experiments/langevin_trajectory.py --model=default --out=runs/trajectory
 
 runs 10 chains of 2000 Langevin steps (about a minute on 2 cores), of the sub-types in turn where the model knows them,
-and writes their pictures at updates 0, 900 and
-1999, in the numbering of the paper's notebook: frame i is the image after update i + 1.
+and writes their pictures at updates 0, 900 and 1999, in the numbering of the paper's notebook: frame i is the image
+after update i + 1.
 
 In the folder: step_0000.png, step_0900.png, step_1999.png (one row per chain), trajectory.png (chains x frames,
 each with its energy), trajectory.json (the energies of the frames, and along every chain).
@@ -49,7 +49,7 @@ def main() -> None:
         save_png(out / f"step_{frame:04d}.png", sheet(kept, columns=1))
     plot_frames(out / "trajectory.png", np.asarray(result.frames), energies, [f"update {frame}" for frame in frames])
     record = {
-        "model": MODEL.value,
+        "model": cli.model_or_default(MODEL.value),
         "seed": SEED.value,
         "steps": STEPS.value,
         "subtypes": asked,

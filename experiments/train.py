@@ -2,14 +2,14 @@
 
     python experiments/train.py --flagfile=experiments/flags/quickstart.cfg --workdir=runs/quickstart
 
-shows progress in about three minutes on 2 cores; --flagfile=experiments/flags/paper.cfg is the paper's own run
+shows progress in about two minutes on 2 cores; --flagfile=experiments/flags/paper.cfg is the paper's own run
 (days on 2 cores). --data=FOLDER trains on your pictures, one sub-folder per sub-type. Running the same command
 again continues where it stopped; experiments/doctor.py --workdir=DIR says whether it is healthy, also while it runs.
 
 In the work directory: run.cfg (a flag file that repeats the run), metrics.jsonl, TensorBoard events, checkpoints/,
-samples/ (after every epoch, 10 pictures from noise and 10 from the replay buffer), curves.png (the paper's Fig. 4),
-events.jsonl (what else happened: skipped updates, returns to an earlier checkpoint). A second training in the same
-directory is refused.
+samples/ (after every epoch, or --save_every updates: pictures from noise and, once chains fill it, from the replay
+buffer), curves.png (the paper's Fig. 4), events.jsonl (what else happened: skipped updates, returns to an earlier
+checkpoint). A second training in the same directory is refused.
 """
 
 from pathlib import Path
@@ -58,15 +58,17 @@ def main() -> None:
 
     what = "halves of pictures" if settings.mirror else "pictures"
     cli.say(f"{len(dataset.images)} {what} of {len(dataset.subtypes)} sub-types, {settings.height} x {settings.width}")
+    per_epoch = updates_per_epoch(settings, len(dataset.images))
+    total = settings.epochs * per_epoch
+    say_what_is_cut(settings, per_epoch)
     state = run_training(settings, dataset, workdir, MAX_UPDATES.value, LOG_EVERY.value, draw_pictures)
-    total = settings.epochs * updates_per_epoch(settings, len(dataset.images))
-    if not drawn and int(state.step) >= min(total, MAX_UPDATES.value or total):
+    if int(state.step) >= min(total, MAX_UPDATES.value or total):
         cli.say(
             f"This run is finished: {int(state.step)} updates in {workdir}. Raise --epochs or --max_updates to go on."
         )
     else:
         cli.say(f"{int(state.step)} updates done; run the same command again to continue.")
-    cli.say(*(f"  {path}" for path in [*drawn, workdir / "curves.png"]))
+    cli.say(*(f"  {path}" for path in [*drawn, workdir / "curves.png"] if path.exists()))
 
 
 def load_data(settings: TrainSettings) -> data.Dataset:
@@ -78,7 +80,25 @@ def load_data(settings: TrainSettings) -> data.Dataset:
     else:
         dataset = data.load_folder(settings.data, settings.height, settings.width, progress=True)
     dataset = data.split(dataset, settings.split)
-    return data.mirror_halves(dataset) if settings.mirror else dataset
+    seen = data.mirror_halves(dataset) if settings.mirror else dataset
+    absent = [name for label, name in enumerate(seen.subtypes) if not (seen.labels == label).any()]
+    if settings.conditional and absent:
+        raise InputError(
+            f"--conditional: of {', '.join(absent)} there is no {'mirror-symmetric ' * settings.mirror}picture in the "
+            f"{settings.split} part; add some{', or use --nomirror' * settings.mirror}"
+        )
+    return seen
+
+
+def say_what_is_cut(settings: TrainSettings, per_epoch: int) -> None:
+    """Note a finish, or a fall of the learning rate, that the epochs are too few for: they count updates."""
+    needed = settings.finish_after + settings.finish_decay if settings.finish_after else settings.decay
+    if settings.epochs * per_epoch < needed:
+        what = "--finish_after and --finish_decay ask" if settings.finish_after else "--decay asks"
+        cli.say(
+            f"note: {what} for {needed} updates, these pictures give {settings.epochs * per_epoch} (--epochs="
+            f"{settings.epochs} of {per_epoch}); use --epochs={-(-needed // per_epoch)}, or ask for fewer"
+        )
 
 
 def check_coarse_model(settings: TrainSettings, subtypes: tuple[str, ...]) -> None:

@@ -99,15 +99,19 @@ def draws():
     """Starts drawn from a buffer that is cut and from one that is not, and the buffers after an insertion."""
     mesh = parallel.data_mesh({"chains": 8})
     key = jax.random.key(3)
-    found = {}
+    found, insert, draw = (
+        {},
+        jax.jit(replay.insert, static_argnums=(2, 3)),
+        jax.jit(replay.draw, static_argnums=(2, 3, 4)),
+    )
     for choice in ("whole", "rounded", "own"):
         ends = []
         for where in (None, mesh):
             buffer = replay.init(key, 28, 8, (2, 3, 1), where)
             for k in range(5):
                 new = jax.random.uniform(jax.random.fold_in(key, k), (8, 2, 3, 1), minval=-1)
-                buffer = replay.insert(buffer, new, 28, where)
-            ends.append([np.asarray(replay.draw(key, buffer, 0.2, choice, where)), np.asarray(buffer.images)])
+                buffer = insert(buffer, new, 28, where)
+            ends.append([np.asarray(draw(key, buffer, 0.2, choice, where)), np.asarray(buffer.images)])
         found[choice] = all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
     return found
 

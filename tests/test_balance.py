@@ -43,7 +43,7 @@ def test_levels_give_every_sub_type_its_share():
     model = SimpleNamespace(
         settings=SimpleNamespace(subtypes=tuple(WELLS), mirror=False, step_size=0.1, langevin=CHAINS),
         energy=WELLS.get,
-        noise=noise,
+        start=noise,
         width=6,
     )
     assert shares(np.zeros(3)).min() == 0

@@ -24,6 +24,7 @@ CONTENDERS = {
     "flax_conv",
 }
 SPREAD = {"median", "min", "max"}
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +41,7 @@ def numbers(value):
     return [value] if isinstance(value, int | float) else []
 
 
-def test_a_quick_run_writes_what_the_contract_says(run_script, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half the time; speed does not matter here
+def test_a_quick_run_writes_what_the_contract_says(run_script, tmp_path):
     done = run_script("benchmark", "--quick", "--repeats=1", "--peers=none", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "benchmark.json").read_text())
@@ -151,5 +151,5 @@ def test_the_regression_network_is_that_of_the_benchmark():
     # Flat energy: the loss is the mean square of the target.
     images = jnp.ones((2, 16, 32, 1))
     flat = jax.tree.map(jnp.zeros_like, jax.jit(network.init)(key, images)["params"])
-    loss = regression_loss(network, flat, 0 * images, images, jnp.array([0.5, 0.9]))
+    loss = jax.jit(partial(regression_loss, network))(flat, 0 * images, images, jnp.array([0.5, 0.9]))
     assert float(loss) == pytest.approx((16 + 4) / 2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bridge_ebm
-from bridge_ebm import bridges, chain_report, coarse, data, finish, objectives, regression, runs
+from bridge_ebm import balance, bridges, chain_report, coarse, data, finish, models, objectives, regression, runs
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import init_state
@@ -163,6 +163,7 @@ def test_chains_begin_at_the_coarse_models_pictures(cascade):
     begin = cascade.start(jax.random.key(3), 3, "deck_arch")
     np.testing.assert_array_equal(begin[:, :, :32], expected)
     np.testing.assert_array_equal(begin, begin[:, :, ::-1])
+    assert cascade.start(jax.random.key(3), 2).shape == (2, 32, 64, 1)  # and without a class
     # `draw` goes on from there; noise is another matter.
     drawn = cascade.draw(jax.random.key(4), 3, "deck_arch", num_steps=0)
     np.testing.assert_array_equal(drawn, cascade.start(jax.random.split(jax.random.key(4))[0], 3, "deck_arch"))
@@ -183,6 +184,24 @@ def test_an_evaluation_begins_each_sub_type_at_its_own_coarse_pictures(cascade, 
     assert [entry for entry in begun if entry[0] == 16] == [(16, 2, "beam"), (16, 2, "deck_arch")]
 
 
+def test_an_exported_cascade_takes_its_coarse_model_along(folder, cascade, tmp_path):
+    models.export(folder / "large", tmp_path / "out")
+    shutil.move(tmp_path / "out", tmp_path / "elsewhere")
+    assert str(folder) not in json.loads((tmp_path / "elsewhere/settings.json").read_text())["model"]["coarse_model"]
+    exported = bridge_ebm.load_model(tmp_path / "elsewhere")
+    begun = (one.start(jax.random.key(3), 2, "deck_arch") for one in (exported, cascade))
+    np.testing.assert_array_equal(*begun)
+
+
+def test_levels_are_found_where_the_chains_begin(cascade, monkeypatch):
+    begun, noise = [], type(cascade).noise
+    monkeypatch.setattr(balance, "_ROUNDS", 1)
+    monkeypatch.setattr(balance, "_CHAINS", 2)
+    monkeypatch.setattr(type(cascade), "noise", lambda self, *_: begun.append(self.height) or noise(self, *_))
+    balance.levels(cascade, jax.random.key(0))
+    assert set(begun) == {cascade.coarse.height}  # its own chains begin at the coarse model's pictures
+
+
 def test_a_coarse_model_that_does_not_fit_is_refused_in_one_line(folder, tmp_path):
     shutil.copytree(folder / "large", tmp_path / "large")
     path = tmp_path / "large" / "settings.json"
@@ -196,6 +215,7 @@ def test_a_coarse_model_that_does_not_fit_is_refused_in_one_line(folder, tmp_pat
         path.write_text(json.dumps(record))
         with pytest.raises(InputError, match=words) as caught:
             bridge_ebm.load_model(tmp_path / "large")
+        assert str(caught.value).startswith("--coarse_model=")
         assert "\n" not in str(caught.value) and name in str(caught.value)
 
 

@@ -1,5 +1,6 @@
 """The commands as a user runs them: real processes, real folders."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from bridge_ebm import lock
+from bridge_ebm.errors import InputError
+from bridge_ebm.settings import TrainSettings
 
 TINY = [
     "--height=16",
@@ -16,9 +19,9 @@ TINY = [
     "--per_type=8",
     "--epochs=2",
     "--batch_size=8",
-    "--buffer_size=16",
-    "--langevin_steps=2",
-    "--sample_steps=3",
+    "--buffer_size=24",
+    "--langevin_steps=3",
+    "--sample_steps=4",
 ]
 
 
@@ -83,7 +86,7 @@ def test_trajectory_of_a_trained_model(trained, run_script, tmp_path):
 def test_train_on_a_folder_of_pictures(run_script, tmp_path):
     for subtype in ("girder", "arch"):
         (tmp_path / "pictures" / subtype).mkdir(parents=True)
-        for index in range(16):
+        for index in range(21):
             picture = np.full((40, 120), 255, np.uint8)  # dark on white, other size: inverted and resized on the way in
             picture[18 + index % 4, 10:-10] = 0
             Image.fromarray(picture).save(tmp_path / "pictures" / subtype / f"{index:03d}.png")
@@ -92,8 +95,24 @@ def test_train_on_a_folder_of_pictures(run_script, tmp_path):
         "train", *flags, f"--data={tmp_path / 'pictures'}", f"--workdir={tmp_path / 'run'}", "--max_updates=2"
     )
     assert done.returncode == 0, done.stderr
-    assert "24 pictures of 2 sub-types" in done.stdout  # 12 of the 16 base pictures of each train
-    assert "2 updates done" in done.stdout
+    assert "32 pictures of 2 sub-types" in done.stdout  # 16 of the 21 base pictures of each train
+    assert "This run is finished: 2 updates" in done.stdout
+
+
+def test_a_finish_that_the_epochs_are_too_few_for_is_noted(load_command, capsys):
+    train = load_command("train")
+    settings = TrainSettings(objective="equilibrium", finish_after=100, finish_decay=50, epochs=2)
+    train.say_what_is_cut(settings, per_epoch=10)
+    assert "ask for 150 updates, these pictures give 20 (--epochs=2 of 10); use --epochs=15" in capsys.readouterr().out
+    train.say_what_is_cut(dataclasses.replace(settings, epochs=15), per_epoch=10)
+    assert not capsys.readouterr().out
+
+
+def test_a_sub_type_without_a_picture_to_learn_is_named(load_command):
+    settings = {"network": "multiscale", "objective": "equilibrium", "conditional": True, "mirror": True}
+    small = TrainSettings(**settings, height=32, width=64, per_type=4, split="all")  # so small that V piers stand askew
+    with pytest.raises(InputError, match="--conditional: of v_pier_frame there is no mirror-symmetric picture"):
+        load_command("train").load_data(small)
 
 
 def test_settings_and_flags_that_cannot_be_are_refused(run_script, tmp_path):

@@ -30,11 +30,10 @@ def reference(x, w, stride):
 
 def arrays(shape):
     height, width, c, o, k, stride, batch = shape
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (batch, height, width, c))
-    w = jax.random.normal(keys[1], (k, k, c, o)) / (k * np.sqrt(c))
-    g = jax.random.normal(keys[2], reference(x, w, stride).shape)
-    return x, w, g, stride
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((batch, height, width, c), (k, k, c, o)))
+    g = jnp.asarray(rng.normal(size=jax.eval_shape(lambda: reference(x, w, stride)).shape), jnp.float32)
+    return x, w / (k * np.sqrt(c)), g, stride
 
 
 def assert_close(ours, wanted, tolerance):
@@ -46,11 +45,15 @@ def assert_close(ours, wanted, tolerance):
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_the_three_maps_are_the_library_convolution_and_its_transposes(shape, precision, tolerance):
     x, w, g, stride = arrays(shape)
-    y, pull_back = jax.vjp(lambda x, w: reference(x, w, stride), x, w)
-    wanted_x, wanted_w = pull_back(g)
-    assert_close(conv(x, w, stride, precision), y, tolerance)
-    assert_close(conv_input(g, w, x.shape[1:3], stride, precision), wanted_x, tolerance)
-    assert_close(conv_kernel(x, g, len(w), stride, precision), wanted_w, tolerance)
+
+    @jax.jit
+    def both(x, w, g):
+        y, pull_back = jax.vjp(lambda x, w: reference(x, w, stride), x, w)
+        ours = conv_input(g, w, x.shape[1:3], stride, precision), conv_kernel(x, g, len(w), stride, precision)
+        return (conv(x, w, stride, precision), *ours), (y, *pull_back(g))
+
+    for mine, theirs in zip(*both(x, w, g), strict=True):
+        assert_close(mine, theirs, tolerance)
 
 
 @pytest.mark.parametrize("filters", [8, 128])
@@ -73,7 +76,7 @@ def test_second_order_gradients_agree_with_the_library(shape):
             field = jax.grad(lambda x: jnp.sum(jnp.tanh(convolve(x, w))))(x)
             return jnp.sum(jnp.sin(field))
 
-        return jax.grad(loss, argnums=(0, 1))(x, w)
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, w)
 
     ours = penalty(lambda x, w: conv(x, w, stride, "float32"))
     for mine, theirs in zip(ours, penalty(lambda x, w: reference(x, w, stride)), strict=True):
@@ -93,11 +96,8 @@ def test_the_whole_network_agrees_with_plain_flax(monkeypatch, size, batch, prec
     images = langevin.uniform_images(jax.random.key(1), (batch, *size, 1))
     variables = energy.init_variables(energy.PaperEnergy(), jax.random.key(0), *size)
     leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    moved = [
-        leaf * jax.random.uniform(key, leaf.shape, minval=0.7, maxval=1.4)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
+    rng = np.random.default_rng(2)
+    moved = [leaf * rng.uniform(0.7, 1.4, leaf.shape).astype(np.float32) for leaf in leaves]
     variables = jax.tree.unflatten(tree, [leaf + 0.05 * (leaf == 0) for leaf in moved])
 
     def derivatives(network):
@@ -107,7 +107,8 @@ def test_the_whole_network_agrees_with_plain_flax(monkeypatch, size, batch, prec
             )
             return jnp.sum((1e3 * field) ** 2), (energies, field)
 
-        second, (energies, field) = jax.grad(energy_and_field, has_aux=True)(variables["params"], images)
+        gradient = jax.jit(jax.grad(energy_and_field, has_aux=True))
+        second, (energies, field) = gradient(variables["params"], images)
         weights = ("Conv_0", "kernel"), ("Conv_1", "bias"), ("Conv_3", "kernel"), ("BatchNorm_0", "scale")
         weights += ("BatchNorm_1", "bias"), ("Dense_0", "kernel")
         return energies, field, *(second[layer][name] for layer, name in weights)

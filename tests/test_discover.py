@@ -288,6 +288,58 @@ def test_held_pixels_are_those_of_the_drawing_in_every_frame(symmetric):
         assert (one.picture[~mask[..., 0]] > 200).any()
 
 
+def test_restarts_of_a_model_of_halves_fit_what_is_held():
+    halves = np.full((3, HEIGHT, WIDTH // 2, 1), 0.5, np.float32)
+    (plan,) = drawn(0, [0], (("restart", 1.0),))
+    for columns, half in (((30, 161), True), ((30, 40), False)):
+        mask = np.zeros((HEIGHT, WIDTH, 1), bool)
+        mask[:, columns] = True
+        studio = generate.open_studio(StandIn(), Held(mask, np.where(mask, 1.0, -1.0)), halves)
+        assert studio.half == half and studio.buffer.shape == (3, *studio.area)
+        (one,) = generate.make_group(studio, 0, 0, [plan])
+        assert (one.picture[:, columns] == 255).all()
+
+
+def test_chains_of_a_model_with_a_coarse_one_begin_at_its_pictures(monkeypatch):
+    begun = []
+    walk = generate._walk
+
+    def noting(studio, key, starts, *others):
+        begun.append(np.asarray(starts))
+        return walk(studio, key, starts, *others)
+
+    monkeypatch.setattr(generate, "_walk", noting)
+    model = StandIn(coarse=StandIn(height=24, width=96))
+    studio = generate.open_studio(model)._replace(settings=Settings().langevin._replace(num_steps=2))
+    grey = dict(zip(bridges.SUBTYPES, -0.5 + 0.1 * np.arange(8), strict=True))
+    span = Span("fan_cable_stayed", "fan_cable_stayed")
+    plan = composed("fan_cable_stayed", "through_arch", ("harp_cable_stayed", "deck_arch"))
+    generate.make_group(studio, 0, 0, [plan, plan._replace(way="regional"), Plan("subtype", (span, span, span))])
+    companions, regional, alone = begun
+    rows = companions.reshape(generate.NOISES, 8, HEIGHT, -1)
+    assert (rows == np.float32(list(grey.values()))[:, None, None]).all()
+    assert regional[0, 0, 0, 0] == pytest.approx(grey["fan_cable_stayed"], abs=1e-3)
+    assert regional[0, 0, -1, 0] == pytest.approx(grey["through_arch"], abs=1e-3)
+    assert (alone == np.float32(grey["fan_cable_stayed"])).all()
+    done = generate.complete(
+        model, 0, ["beam", "deck_arch"], Held(np.zeros((2, HEIGHT, WIDTH, 1), bool), np.zeros((2, HEIGHT, WIDTH, 1)))
+    )
+    assert done.shape == (2, HEIGHT, WIDTH)
+    assert [float(one.mean()) for one in begun[-1]] == pytest.approx([grey["beam"], grey["deck_arch"]], abs=1e-6)
+
+
+def test_sub_types_of_the_users_own_are_composed(tmp_path, monkeypatch):
+    monkeypatch.setattr(discovery, "GROUP", 2)
+    names = ("deck_arch", "footbridge")
+    pictures = data.to_uint8(np.concatenate([np.asarray(StandIn().centre(name)) for name in names]))
+    known = metrics.reference(pictures, np.arange(2), names)
+    studio = generate.open_studio(StandIn(Settings(subtypes=names)))
+    (records,) = discovery.discover(tmp_path, studio, Request(0, DEFAULT[:1], Wishes()), 2, known)
+    assert [set(record["how"].values()) & set(names) for record in records] == [set(names)] * 2
+    assert all(record["sharp"] for record in records)
+    discovery.write_results(tmp_path, records)
+
+
 def test_a_model_of_whole_pictures_gives_the_same_designs():
     plan = composed("fan_cable_stayed", "through_arch", ("harp_cable_stayed", "deck_arch"))
     whole = generate.open_studio(StandIn(Settings(mirror=False)))
@@ -425,8 +477,9 @@ def files(folder):
 
 def test_a_killed_run_continues_to_the_same_files(studio, real, tmp_path, monkeypatch):
     monkeypatch.setattr(discovery, "SHOWN", 3)
-    monkeypatch.setattr(discovery, "GROUP", 16)  # so that there are two groups
-    request, num = Request(5, DEFAULT, Wishes()), 20
+    monkeypatch.setattr(discovery, "GROUP", 8)  # so that there are two groups
+    monkeypatch.setattr(generate, "NOISES", 2)
+    request, num = Request(5, DEFAULT, Wishes()), 10
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     records = [r for group in discovery.discover(tmp_path / "whole", studio, request, num, real) for r in group]
@@ -435,7 +488,7 @@ def test_a_killed_run_continues_to_the_same_files(studio, real, tmp_path, monkey
     next(running)
     running.close()
     with (tmp_path / "killed" / discovery.CANDIDATES).open("a") as log:
-        log.write(json.dumps(records[16]) + '\n{"index": 17, "fi')  # killed while it wrote the second group
+        log.write(json.dumps(records[8]) + '\n{"index": 9, "fi')  # killed while it wrote the second group
     again = [r for group in discovery.discover(tmp_path / "killed", studio, request, num, real) for r in group]
     assert again == records
     # Two processes, one after the other, each with every second group.
@@ -451,15 +504,19 @@ def test_a_killed_run_continues_to_the_same_files(studio, real, tmp_path, monkey
             shares = [
                 r for group in discovery.discover(tmp_path / "divided", studio, request, num, real) for r in group
             ]
-    assert shares == [*records[16:], *records[:16]] and not list(tmp_path.glob("divided/candidates.?.jsonl"))
+    assert shares == [*records[8:], *records[:8]] and not list(tmp_path.glob("divided/candidates.?.jsonl"))
     for name in ("whole", "killed", "divided"):
         discovery.write_results(tmp_path / name, records)
     whole = files(tmp_path / "whole")
     assert whole == files(tmp_path / "killed") == files(tmp_path / "divided")
     assert {Path("gallery.html"), Path("designs.jsonl"), Path("summary.json")} <= whole.keys()
-    # Fewer asked for than there are: the first ones. More: the last group, which was cut, is made again.
-    fewer = [r for group in discovery.discover(tmp_path / "killed", studio, request, 18, real) for r in group]
-    assert fewer == records[:18]
+    # Fewer asked for than there are: the first ones.
+    fewer = [r for group in discovery.discover(tmp_path / "killed", studio, request, 9, real) for r in group]
+    assert fewer == records[:9]
+    assert discovery.read_lines(tmp_path / "killed" / discovery.CANDIDATES) == records  # and the others are kept
+    fewest = [r for group in discovery.discover(tmp_path / "killed", studio, request, 3, real) for r in group]
+    assert fewest == records[:3] == discovery.candidates(tmp_path / "killed", 3)
+    monkeypatch.setattr(discovery, "_made", lambda *_: iter(()))  # nothing is missing, so nothing is made again
     more = [r for group in discovery.discover(tmp_path / "killed", studio, request, num, real) for r in group]
     assert more == records
 
@@ -493,6 +550,12 @@ def test_a_drawing_holds_its_ink_and_a_transparent_one_all_that_is_opaque(tmp_pa
     Image.fromarray(clear).save(tmp_path / "clear.png")
     held = discovery.read_held(tmp_path / "clear.png", HEIGHT, WIDTH)
     assert held.mask[:, :100].all() and not held.mask[:, 100:].any()
+    opaque = discovery.read_held(tmp_path / "ink.png", HEIGHT, WIDTH)
+    for name in ("ink", "bright"):  # an alpha channel in which nothing is clear changes nothing
+        Image.open(tmp_path / f"{name}.png").convert("RGBA").save(tmp_path / "opaque.png")
+        again = discovery.read_held(tmp_path / "opaque.png", HEIGHT, WIDTH)
+        np.testing.assert_array_equal(again.mask, opaque.mask)
+        np.testing.assert_array_equal(again.picture, opaque.picture)
     assert held.picture[0, 0] == -1 and held.picture[24, 0] == 1
 
 
@@ -538,6 +601,7 @@ def test_drawings_that_cannot_be_held_are_refused(tmp_path):
 
 START = (
     "import cli, discover, stand_in; from absl import flags; discover.discovery.SHOWN = 2; "
+    "from bridge_ebm.settings import TrainSettings; discover.models.training_of = lambda name: TrainSettings(); "
     "discover.bridge_ebm.load_model = lambda name: stand_in.StandIn()\n"
 )
 
@@ -578,7 +642,8 @@ REFUSED = {
     "--main_span=arch": "--main_span=arch: no sub-type 'arch'",
     "--side_spans=beam,beam,beam": "one sub-type, or two",
     "--ways=spans,magic": "no way 'magic'; choose from spans, levels, sides, regional",
-    "--ways=restart": "--ways=restart: needs a training's work directory as --model",
+    "--ways=restart": "--ways=restart: needs a training's work directory with a replay buffer as --model",
+    "--ways=restart --combine=beam": "--ways=restart: nothing can be made so with these wishes",
     "--keep=none.png": "--keep=none.png: cannot be read",
     "--temperature=nan": "--temperature=nan",
 }
@@ -590,7 +655,7 @@ def test_flags_that_cannot_be_are_refused_in_one_line(tmp_path):
 for asked in {list(REFUSED)!r}:
     for name in flags.FLAGS:
         flags.FLAGS[name].unparse()
-    flags.FLAGS(["discover", "--model=stand_in", "--out={tmp_path / "out"}", asked])
+    flags.FLAGS(["discover", "--model=stand_in", "--out={tmp_path / "out"}", *asked.split()])
     try:
         discover.main()
     except discover.InputError as error:

@@ -8,6 +8,7 @@ import pytest
 from faults import tiny
 from faults.divergences import POISONS
 
+import bridge_ebm
 from bridge_ebm import checkpoint, divergence, events, runs
 from bridge_ebm.divergence import Rollback
 from bridge_ebm.errors import InputError
@@ -136,4 +137,4 @@ def test_a_run_that_diverges_again_and_again_stops_with_an_explanation(tmp_path,
     assert events.read(tmp_path)[-1]["kind"] == "gave up"
     state = runs.continue_state(settings, tmp_path, 8)
     assert int(state.step) == checkpoint.newest_step(tmp_path)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, bridge_ebm.load_model(tmp_path).params)))

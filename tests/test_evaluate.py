@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from conftest import ROOT
 from PIL import Image
 
-from bridge_ebm import bridges, chain_report, data, evaluation, metrics
+from bridge_ebm import bridges, chain_report, data, evaluation, metrics, models
 from bridge_ebm.errors import InputError
 from bridge_ebm.models import load_model
 from bridge_ebm.settings import TrainSettings
@@ -127,7 +127,8 @@ def test_the_order_of_energies_does_not_depend_on_the_level_of_a_sub_type(model_
 
 def test_chains_depend_on_the_seed_alone_and_stay_in_their_class(model_dir):
     model = load_model(model_dir)
-    stir = [jax.random.normal(jax.random.key(k), x.shape) / 10 for k, x in enumerate(jax.tree.leaves(model.params))]
+    rng = np.random.default_rng(0)
+    stir = [rng.normal(0, 0.1, x.shape).astype(np.float32) for x in jax.tree.leaves(model.params)]
     tree = jax.tree.structure(model.params)  # one update hardly tells the sub-types apart
     model = dataclasses.replace(model, params=jax.tree.map(jnp.add, model.params, jax.tree.unflatten(tree, stir)))
     asked = [bridges.SUBTYPES[i % 3] for i in range(5)]
@@ -197,8 +198,51 @@ def test_a_folder_and_sub_folders(evaluate, tmp_path):
     (tmp_path / "large").mkdir()
     picture.resize((4000, 1000)).save(tmp_path / "large" / "1.png")
     assert evaluate.read_folder(tmp_path / "large")[0].shape == (1, 128, 512)
+    picture.resize((48, 12)).save(tmp_path / "large" / "1.png")
+    assert evaluate.read_folder(tmp_path / "large")[0].shape == (1, 16, 48)  # as small as real ones are drawn
     with pytest.raises(InputError, match="no such folder"):
         evaluate.read_folder(tmp_path / "none")
+
+
+def test_pictures_are_not_replaced_by_the_report_on_them(evaluate, tmp_path):
+    mine = tmp_path / "mine" / "samples"
+    mine.mkdir(parents=True)
+    Image.fromarray(bridges.render("beam", 0, 24, 96)).save(mine / "0000.png")
+    before = (mine / "0000.png").read_bytes()
+    for images, out in ((mine, mine.parent), (mine.parent, mine.parent), (mine, mine / "report")):
+        with flagsaver.flagsaver(images=str(images), out=str(out)), pytest.raises(InputError, match=r"--out=.*apart"):
+            evaluate.main()
+    assert [path.read_bytes() for path in mine.iterdir()] == [before]
+
+
+def test_a_sub_type_without_held_out_pictures_is_refused_before_anything_is_drawn(evaluate, model_dir, monkeypatch):
+    def without_beams(training):
+        return real._replace(test=evaluation.of_subtypes(real.test, set(real.test.subtypes) - {"beam"}))
+
+    real = evaluation.real_pictures(models.training_of(model_dir))
+    monkeypatch.setattr(evaluation, "real_pictures", without_beams)
+    beams = flagsaver.flagsaver(model=str(model_dir), subtype="beam")
+    with beams, pytest.raises(InputError, match="no mirror-symmetric test pictures of beam to compare with"):
+        evaluate.main()
+    monkeypatch.setattr(evaluation, "real_pictures", lambda _: real._replace(test=real.test._replace(subtypes=("x",))))
+    beams = flagsaver.flagsaver(model=str(model_dir), subtype="beam")
+    with beams, pytest.raises(InputError, match=r"its data \(procedural\) have no beam any more"):
+        evaluate.main()
+
+
+def test_tenths_without_a_step_do_not_count_as_fallen():
+    rose = np.concatenate([np.zeros((10, 4)), np.ones((1, 4))])  # in its only step, the last of ten tenths
+    assert chain_report._along(rose, 1)["tenths_that_fell"] == 0
+    assert chain_report._along(-rose, 1)["tenths_that_fell"] == 1
+    assert chain_report._along(rose, 10)["tenths_that_fell"] == 0.9
+
+
+def test_memorisation_needs_held_out_pictures():
+    pictures = np.stack([bridges.render(name, width, 48, 192) for name in ("beam", "deck_arch") for width in range(8)])
+    dataset = data.Dataset(pictures, np.arange(16) // 8, np.arange(16) % 8, ("beam", "deck_arch"))
+    for held_out in (False, True):
+        found = evaluation._sets(pictures, evaluation.Real(dataset, dataset, None, False, held_out))["memorisation"]
+        assert (found is not None) == held_out
 
 
 def test_flags_that_contradict_are_refused(run_script, evaluate, tmp_path):
@@ -208,7 +252,7 @@ def test_flags_that_contradict_are_refused(run_script, evaluate, tmp_path):
     assert not (tmp_path / "out").exists()
     (tmp_path / "settings.json").write_text('{"model": {}}')
     with pytest.raises(InputError, match="does not say what the model was trained on"):
-        evaluate.training_of(str(tmp_path))
+        models.training_of(tmp_path)
 
 
 def test_numbers_for_json(evaluate):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import bridge_ebm
-from bridge_ebm import data, models, runs
+from bridge_ebm import checkpoint, data, models, runs
 from bridge_ebm.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -29,6 +29,12 @@ def test_an_exported_model_is_the_model_without_its_training_and_names_no_path(w
     files = [path for path in out.rglob("*") if path.is_file()]
     assert not [path for path in files if "training" in path.parts]
     assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
+
+
+def test_a_shipped_model_is_exported_under_the_update_it_was_saved_at(tmp_path):
+    models.export("paper", tmp_path / "copy")
+    assert checkpoint.newest_step(tmp_path / "copy") == checkpoint.newest_step(models.folder_of("paper"))
+    assert bridge_ebm.load_model(tmp_path / "copy").settings == bridge_ebm.load_model("paper").settings
 
 
 def test_an_export_overwrites_nothing(workdir, tmp_path):

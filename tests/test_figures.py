@@ -133,6 +133,7 @@ def run_command(prepare: str, *flags: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 def test_command_draws_the_figures_of_a_training(tmp_path, tiny):
     dataset = data.procedural(tiny.height, tiny.width, per_type=tiny.per_type)
     (tmp_path / "run").mkdir()

@@ -202,7 +202,7 @@ def test_new_parameters_do_not_compile_again():
     assert len(traces) == seen and not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("frames", [(-1,), (10,), (0, 99)])
+@pytest.mark.parametrize("frames", [(-1,), (10,), (0, 99), ()])
 def test_frames_outside_the_chain_are_refused(frames):
     with pytest.raises(ValueError, match=r"must lie in 0 \.\. 9"):
         langevin.trajectory(jax.random.key(0), start(1), bowl, LangevinSettings(num_steps=10), frames)

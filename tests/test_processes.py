@@ -81,7 +81,7 @@ def test_a_process_dies_the_others_end_and_more_of_them_continue(tmp_path):
     stopped = checkpoint.newest_step(workdir)
     last = stopped + 2
     ended = [process.communicate(timeout=300) for process in start(4, workdir, f"--max_updates={last}")]
-    assert f"{last} updates done" in ended[0][0], ended
+    assert f"This run is finished: {last} updates" in ended[0][0], ended
     assert not any(said(out) for out, _ in ended[1:])
 
     dataset = data.procedural(16, 32, per_type=1)

@@ -9,6 +9,7 @@ from scipy import stats
 from bridge_ebm import replay
 
 SHAPE = (2, 3, 1)
+draw = jax.jit(replay.draw, static_argnums=(2, 3))
 
 
 def numbered(first, count):
@@ -91,7 +92,7 @@ def numbers(images):
 @pytest.mark.parametrize("rounds", [3, 5, 7])
 def test_a_chains_own_pictures_are_those_it_left(rounds):
     buffer, keys = filled(rounds), jax.random.split(jax.random.key(1), 60)
-    drawn = np.stack([numbers(replay.draw(key, buffer, 0.0, "own")) for key in keys])
+    drawn = np.stack([numbers(draw(key, buffer, 0.0, "own")) for key in keys])
     assert (drawn % 10 == np.arange(4)).all()
     assert set(drawn[:, 0] // 10) == set(range(rounds - 3, rounds))
     assert any(len(set(row // 10)) > 1 for row in drawn)
@@ -99,7 +100,7 @@ def test_a_chains_own_pictures_are_those_it_left(rounds):
 
 def test_of_a_buffer_that_is_not_full_a_chain_draws_what_is_there():
     buffer = replay.insert(replay.init(jax.random.key(0), 40, 4, SHAPE), numbered(10, 4), 40)
-    drawn = np.stack([replay.draw(key, buffer, 0.0, "own") for key in jax.random.split(jax.random.key(1), 40)])
+    drawn = np.stack([draw(key, buffer, 0.0, "own") for key in jax.random.split(jax.random.key(1), 40)])
     assert (drawn != 0).all() and {13.0} < set(drawn[:, 3, 0, 0, 0].tolist())
 
 
@@ -107,7 +108,7 @@ def test_of_a_buffer_that_is_not_full_a_chain_draws_what_is_there():
 def test_any_picture_may_be_drawn_as_it_is_or_rounded(choice):
     buffer = filled(4)
     keys = jax.random.split(jax.random.key(1), 40)
-    drawn = np.concatenate([replay.draw(key, buffer, 0.0, choice) for key in keys])
+    drawn = np.concatenate([draw(key, buffer, 0.0, choice) for key in keys])
     assert set(numbers(drawn)) == {10 * k + b for k in (1, 2, 3) for b in range(4)}
     greys = drawn * 127.5 + 127.5
     # The pictures lie 0.3 levels beside a level.

@@ -36,6 +36,10 @@ def test_defaults_are_the_papers():
         ("precision", "float16"),
         ("epochs", 1.5),
         ("epochs", True),
+        ("adam_b2", 1.0),
+        ("ema", 1.0),
+        ("step_size", 0.0),
+        ("gradient_clip", 0.0),
     ],
 )
 def test_a_setting_out_of_range_names_its_flag_in_one_line(name, value):
@@ -50,9 +54,30 @@ def test_pictures_may_be_drawn_at_another_step_size_than_the_training_has():
     assert model_settings(TrainSettings(step_size=0.5), ()).step_size == 0.5
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finish_after": 100}, "--finish_after, --margin: only for --objective=equilibrium"),
+        ({"margin": 0.03}, "--finish_after, --margin: only"),
+        ({"reach": 3}, "--reach=3: only --network=multiscale"),
+        ({"objective": "equilibrium", "finish_after": 9, "finish_chains": 10}, "--restart=0.05: of --finish_chains=10"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**changes)
+
+
+def test_bounds_are_said_as_they_are():
+    for changes, words in (({"ema": 1.0}, "at least 0 and below 1"), ({"step_size": 0.0}, "above 0")):
+        with pytest.raises(InputError, match=f"must be a finite number, {words}$"):
+            TrainSettings(**changes)
+
+
 def test_a_buffer_smaller_than_a_batch_is_refused():
     with pytest.raises(InputError, match=r"--buffer_size=64: .* at least 128"):
         TrainSettings(buffer_size=64)
+    assert not TrainSettings(objective="equilibrium", buffer_size=1).keeps_chains  # it has no chains to hold
 
 
 def test_settings_survive_json_and_foreign_ones_are_refused():

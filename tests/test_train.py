@@ -1,4 +1,5 @@
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,10 @@ from bridge_ebm.state import init_state
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
-@pytest.fixture
+step_of = functools.cache(train.make_train_step)
+
+
+@pytest.fixture(scope="module")
 def examples(tiny):
     return data.examples(data.procedural(tiny.height, tiny.width, per_type=tiny.per_type))
 
@@ -30,7 +34,7 @@ def states_equal(a, b):
 
 
 def test_step_moves_every_parameter_and_keeps_the_statistics(tiny, examples):
-    before, after = init_state(tiny), train.make_train_step(tiny)(init_state(tiny), examples)[0]
+    before, after = init_state(tiny), step_of(tiny)(init_state(tiny), examples)[0]
     assert int(after.step) == 1 and int(after.buffer.size) == 2 * tiny.batch_size
     assert states_equal(before.batch_stats, after.batch_stats)
     # E(real) and E(fake) shift alike under the last bias; alpha alone moves it.
@@ -53,12 +57,12 @@ def test_step_is_compiled_once_and_repeats_itself(tiny, examples):
 
 def test_step_donates_the_state_so_that_the_buffer_is_not_copied(tiny, examples):
     state = init_state(tiny)
-    analysis = train.make_train_step(tiny).lower(state, examples).compile().memory_analysis()
+    analysis = step_of(tiny).lower(state, examples).compile().memory_analysis()
     assert analysis.alias_size_in_bytes >= sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 0.9
 
 
 def test_step_takes_the_loss_of_the_chains_ends_and_inserts_them(tiny, examples):
-    state, metrics = train.make_train_step(tiny)(init_state(tiny), examples)
+    state, metrics = step_of(tiny)(init_state(tiny), examples)
     fake = replay.newest(state.buffer, np.arange(tiny.batch_size))
     first = init_state(tiny)
     network = energy.make_network(tiny)
@@ -137,6 +141,6 @@ def test_a_data_set_smaller_than_a_batch_is_refused(tiny):
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_the_whole_step_lowers_for_accelerators_with_library_convolutions(tiny, examples, platform):
-    step = train.make_train_step(tiny)
+    step = step_of(tiny)
     text = jax.export.export(step, platforms=(platform,))(init_state(tiny), examples).mlir_module()
     assert "stablehlo.convolution" in text and "lhs_dilate = [2, 2]" in text

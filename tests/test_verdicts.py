@@ -77,7 +77,7 @@ def test_places_are_said_from_the_middle():
     [
         ({"gap": 6, "cover": 0.97}, []),
         ({"gap": 7}, ["the deck is broken: 4 m are missing in one place"]),
-        ({"cover": 0.96}, ["the deck is broken: 0 m are missing in one place"]),
+        ({"cover": 0.96}, ["the deck is broken: 4% of it are missing"]),
         ({"left": 51.0, "right": 460.0}, []),
         ({"left": 52.0}, ["the deck stops in the air on the left, 33 m from the edge"]),
         ({"right": 458.0}, ["the deck stops in the air on the right, 33 m from the edge"]),
@@ -105,7 +105,9 @@ def test_a_mechanism_is_placed_and_a_broken_deck_is_said_before_it(relieved):
     nodes = [(0.0, 0.0), (at_metres(20.0), 60.0), (at_metres(40.0), 70.0)]
     case = made(mechanism=(1, 2), nodes=nodes)
     weak = STANDING._replace(gain=0.0)
-    assert structure._fatal(case, weak) == ["a mechanism: 2 joints about 30 m right of mid-span move freely"]
+    assert structure._fatal(case, weak) == ["a mechanism: 2 joints move freely about 30 m right of mid-span"]
+    one = made(mechanism=(1,), nodes=nodes)
+    assert structure._fatal(one, weak) == ["a mechanism: 1 joint moves freely about 20 m right of mid-span"]
     assert structure._fatal(case, weak._replace(spacing=(230.0,))) == ["230 m between two supports (at most 200)"]
 
 

@@ -26,8 +26,9 @@ function fill(design) {
   byId("picture-text").textContent = `The design, ${design.width} × ${design.height} pixels`;
   setPicture("forces", design.forces, `Forces in the members of ${design.name}`, "forces-figure");
   const nearest = design.nearest ? words(design.nearest) : "sub-type not known";
-  setPicture("nearest", design.nearest_image, `The nearest training picture: ${nearest}`, "nearest-figure");
-  byId("nearest-text").textContent = `The nearest training picture: ${nearest}`;
+  const caption = `The most similar picture of the nearest sub-type: ${nearest}`;
+  setPicture("nearest", design.nearest_image, caption, "nearest-figure");
+  byId("nearest-text").textContent = caption;
   byId("facts").replaceChildren(...facts(design).flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
   byId("save-svg").disabled = !design.svg;
   fillChain(design);

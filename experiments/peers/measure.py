@@ -119,7 +119,7 @@ def regression_speed(with_torch: bool, plan: Plan) -> dict[str, Spread]:
     height, width, batch = plan.settings.height, plan.settings.width // 2, plan.regression_batch
     halves = pictures(height, plan.settings.width)[:, :, :width].copy()
     images = jnp.zeros((1, height, width, 1))
-    params = regression_network.HalfPictureEnergy().init(jax.random.key(0), images)["params"]
+    params = jax.jit(regression_network.HalfPictureEnergy().init)(jax.random.key(0), images)["params"]
     check_regression(params, halves[:: len(halves) // 8], with_torch)
 
     def turn(update: Callable[[], float]) -> Callable[[], object]:
