@@ -177,10 +177,10 @@ class TrainSettings:
             raise InputError("--finish_after, --margin: only for --objective=equilibrium or energy_matching")
         if self.reach and self.network == "paper":
             raise InputError(f"--reach={self.reach}: only --network=multiscale can see less than all")
-        if self.finish_after and self.restart and self.fresh_chains < 2:
+        if self.finish_after and self.restart and not self.fresh_chains:
             raise InputError(
-                f"--restart={self.restart:g}: of --finish_chains={self.finish_chains} that is less than one chain from "
-                "noise and one from a real picture; raise one of the two, or use --restart=0"
+                f"--restart={self.restart:g}: of --finish_chains={self.finish_chains} that is not one chain; raise one "
+                "of the two, or use --restart=0"
             )
         if self.coarse_height and (self.objective != "equilibrium" or self.coarse_height >= self.height):
             raise InputError(

@@ -261,6 +261,7 @@ def test_warm_up_and_finish_set_the_learning_rate(tiny):
         finish_after=6,
         finish_learning_rate=0.01,
         finish_chains=8,
+        restart=0.5,
     )
     optimizer, params = make_optimizer(settings), jnp.zeros(())
     state, moves = optimizer.init(params), []
@@ -280,6 +281,7 @@ def test_the_learning_rate_falls_along_half_a_cosine_and_the_finish_has_its_own(
         finish_learning_rate=0.02,
         finish_decay=2,
         finish_chains=8,
+        restart=0.5,
     )
     rates = make_schedule(settings)(jnp.arange(8))
     half = (1 - np.cos(np.pi / 4)) / 2  # of the fall is done after a quarter

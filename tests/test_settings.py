@@ -60,7 +60,7 @@ def test_pictures_may_be_drawn_at_another_step_size_than_the_training_has():
         ({"finish_after": 100}, "--finish_after, --margin: only for --objective=equilibrium"),
         ({"margin": 0.03}, "--finish_after, --margin: only"),
         ({"reach": 3}, "--reach=3: only --network=multiscale"),
-        ({"objective": "equilibrium", "finish_after": 9, "finish_chains": 10}, "--restart=0.05: of --finish_chains=10"),
+        ({"objective": "equilibrium", "finish_after": 9, "finish_chains": 9}, "--restart=0.05: of --finish_chains=9"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(changes, message):
