@@ -99,10 +99,11 @@ def restore_newest(workdir: Path, parts: dict[str, Any]) -> tuple[int, dict[str,
     """
     damaged: DamagedCheckpoint | None = None
     for step in sorted(steps(workdir), reverse=True):
+        if damaged is not None:
+            warnings.warn(f"{damaged}; using the one before", stacklevel=2)
         try:
             return step, restore(workdir, step, parts)
         except DamagedCheckpoint as error:
-            warnings.warn(f"{error}; using the one before", stacklevel=2)
             damaged = error
     if damaged is not None:
         raise DamagedCheckpoint(f"{damaged}; no whole one is left there: restore the folder, or train anew") from None

@@ -328,6 +328,8 @@ def claim(folder: Path, model: Model, request: Request, held: Held | None) -> No
         "keep_crc32": zlib.crc32(kept),
         "model_crc32": _checksum(arrays),
     }
+    if model.coarse is not None:
+        record["coarse_crc32"] = _checksum(jax.tree.leaves((model.coarse.params, model.coarse.batch_stats)))
     path = folder / REQUEST
     if path.exists():
         try:
@@ -361,9 +363,11 @@ def read_held(path: Path, height: int, width: int) -> Held:
     """
     try:
         image = pictures.open_image(path)
-        size, clear = image.size, image.has_transparency_data
-        opaque = np.asarray(image.convert("RGBA").getchannel("A")) > 127 if clear else np.ones(1, bool)
-        drawn = np.asarray((image.convert("RGB") if clear else image).convert("L"))
+        size = image.size
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+        opaque = np.asarray(image.getchannel("A")) > 127 if image.mode == "RGBA" else np.ones(1, bool)
+        drawn = np.asarray((image.convert("RGB") if image.mode == "RGBA" else image).convert("L"))
     except (InputError, ValueError) as error:
         raise InputError(f"--keep={error}; it must be a PNG of {width} x {height} pixels") from None
     if size != (width, height):

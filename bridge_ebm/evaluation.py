@@ -54,10 +54,10 @@ def real_pictures(training: TrainSettings) -> Real:
 
 
 def training_skeletons(training: TrainSettings) -> metrics.Reference:
-    """Skeletons of the pictures that a training sees, beside which the novelty of others is measured. Raises
-    `InputError` where those pictures are not there.
+    """Skeletons of the pictures of a training, beside which the novelty of others is measured; with `mirror` also of
+    those whose halves it does not see. Raises `InputError` where those pictures are not there.
     """
-    return _skeletons(training, lambda: _part(_pictures(training), training.split, training.mirror))
+    return _skeletons(training, lambda: data.split(_pictures(training), training.split))
 
 
 def _skeletons(training: TrainSettings, seen: Callable[[], Dataset]) -> metrics.Reference:
@@ -76,8 +76,8 @@ def _pictures(training: TrainSettings) -> Dataset:
 
 
 def _part(whole: Dataset, part: str, symmetric_only: bool) -> Dataset:
-    chosen = data.split(whole, part)
-    return data.symmetric_part(chosen) if symmetric_only else chosen
+    pictures = data.split(whole, part)
+    return data.symmetric_part(pictures) if symmetric_only else pictures
 
 
 def of_subtypes(dataset: Dataset, names: set[str]) -> Dataset:

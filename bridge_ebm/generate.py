@@ -130,11 +130,15 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
 def on_device(studio: Studio, device: jax.Device) -> Studio:
     """The studio with its arrays on `device`."""
     energies, projection = jax.device_put((studio.energies, studio.projection), device)
-    cascade = studio.cascade
-    if cascade is not None and cascade.coarse is not None:
-        params, batch_stats = jax.device_put((cascade.coarse.params, cascade.coarse.batch_stats), device)
-        cascade = replace(cascade, coarse=replace(cascade.coarse, params=params, batch_stats=batch_stats))
-    return studio._replace(energies=energies, projection=projection, cascade=cascade)
+    return studio._replace(energies=energies, projection=projection, cascade=_moved(studio.cascade, device))
+
+
+def _moved(model: Model | None, device: jax.Device) -> Model | None:
+    """The model, and the coarse one that its chains begin at, on `device`."""
+    if model is None:
+        return None
+    params, batch_stats = jax.device_put((model.params, model.batch_stats), device)
+    return replace(model, params=params, batch_stats=batch_stats, coarse=_moved(model.coarse, device))
 
 
 def _free(images: jax.Array) -> jax.Array:
@@ -197,8 +201,7 @@ def complete(model: Model, seed: int, subtypes: Sequence[str], held: Held) -> np
     """
     studio = open_studio(model, held)
     start_key, chain_key = jax.random.split(jax.random.key(seed))
-    pools = {name: _starts(studio, start_key, len(subtypes), name) for name in dict.fromkeys(subtypes)}
-    starts = jnp.stack([pools[name][k] for k, name in enumerate(subtypes)])
+    starts = _starts(studio, start_key, subtypes)
     index = jnp.asarray([studio.subtypes.index(name) for name in subtypes])
     walk = _walk(studio, chain_key, starts, compose.one_of(studio.energies, index), studio.projection)
     return data.to_uint8(_hold(studio, _whole(studio, walk[-1])))
@@ -245,7 +248,7 @@ def _made(frames: np.ndarray, steps: tuple[int, ...], energies: np.ndarray) -> M
 def _companions(studio: Studio, start_key: jax.Array, chain_key: jax.Array) -> np.ndarray:
     """Bridges of every sub-type, the frames of their chains, float [F, NOISES, K, h, w, 1]."""
     count, (height, width, _) = len(studio.subtypes), studio.area
-    starts = jnp.concatenate([_starts(studio, start_key, NOISES, name) for name in studio.subtypes], axis=1)
+    starts = jnp.concatenate([_starts(studio, start_key, [name] * NOISES) for name in studio.subtypes], axis=1)
     energy = compose.companions(studio.energies[:-1], np.zeros((count, height, width, 1), np.float32))
     each = Partial(_each, studio.projection, jnp.zeros(count))
     return _walk(studio, chain_key, starts, energy, each).reshape(FRAMES, NOISES, count, height, width, 1)
@@ -270,7 +273,7 @@ def _companion_energies(studio: Studio, parts: np.ndarray) -> np.ndarray:
 
 
 def _regional(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
-    """Designs of the way "regional": chains from noise under the masked mixture of all energies of a plan."""
+    """Designs of the way "regional": chains under the masked mixture of all energies of a plan."""
     jobs = [(d, False) for d in range(len(drawn))]
     if studio.half:
         jobs += [(d, True) for d, plan in enumerate(drawn) if plan.spans[0] != plan.spans[2]]
@@ -278,26 +281,32 @@ def _regional(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Mad
     labels = np.stack([label for label, _ in cells], axis=1)
     masks = np.stack([mask for _, mask in cells], axis=1)
     noise_key, chain_key = jax.random.split(key)
-    known = {k: np.asarray(_starts(studio, noise_key, len(drawn), studio.subtypes[k])) for k in np.unique(labels)}
-    begin = np.array(
-        [
-            sum(mask * known[k][d] for k, mask in zip(labels[:, job], masks[:, job], strict=True))
-            for job, (d, _) in enumerate(jobs)
-        ]
-    )
+    begin = _regional_starts(studio, noise_key, len(drawn), labels, masks, [d for d, _ in jobs])
     steps = frame_numbers(studio)
     frames, energies = np.empty((len(jobs), FRAMES, *studio.area), np.float32), np.empty((len(jobs), FRAMES))
     for first in range(0, len(jobs), GROUP):
         here = np.arange(first, first + GROUP) % len(jobs)  # the last batch is filled up
         parts = [compose.one_of(studio.energies, index) for index in labels[:, here]]
-        walk = _walk(
-            studio, chain_key, jnp.asarray(begin[here]), compose.regional(parts, masks[:, here]), studio.projection
-        )
+        energy = compose.regional(parts, masks[:, here])
+        walk = _walk(studio, chain_key, jnp.asarray(begin[here]), energy, studio.projection)
         frames[here] = walk.swapaxes(0, 1)
         values = np.array([[_energies(part, jnp.asarray(frame)) for part in parts] for frame in walk])  # [F, C, B]
         energies[here] = np.einsum("fcb,cb->bf", values, masks[:, here].mean((2, 3, 4)))
     chains, values = _assembled(studio, jobs, frames, energies, len(drawn))
     return [_made(_hold(studio, chain), steps, value) for chain, value in zip(chains, values, strict=True)]
+
+
+def _regional_starts(
+    studio: Studio, key: jax.Array, count: int, labels: np.ndarray, masks: np.ndarray, designs: list[int]
+) -> np.ndarray:
+    """Where the chain of each job begins, [J, h, w, 1], for jobs of the `designs` [J] among `count`, with the sub-types
+    `labels` [C, J] of their regions `masks` [C, J, h, w, 1]: at noise, or at coarse pictures of these, cut together.
+    """
+    if studio.cascade is None:
+        return np.asarray(langevin.uniform_images(key, (count, *studio.area)))[designs]
+    of = {k: np.asarray(_starts(studio, key, [studio.subtypes[k]] * count)) for k in np.unique(labels)}
+    regions = [[of[k][d] for k, d in zip(row, designs, strict=True)] for row in labels]
+    return (masks * np.array(regions)).sum(axis=0)
 
 
 def _assembled(
@@ -340,8 +349,8 @@ def _mixed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
         places = np.array((mine * GROUP)[:GROUP])  # always a full batch: one shape to compile
         energy = _mixture(studio, way, [drawn[d] for d in places])
         start_key, chain_key = jax.random.split(jax.random.fold_in(key, 1000 + number))
-        keys = [jax.random.fold_in(start_key, d) for d in places]
-        starts = jnp.concatenate([_start(studio, one, drawn[d]) for one, d in zip(keys, places, strict=True)])
+        begin = [_start(studio, jax.random.fold_in(start_key, d), drawn[d]) for d in mine]
+        starts = jnp.concatenate((begin * GROUP)[:GROUP])
         steps = frame_numbers(studio)
         walk = _walk(studio, chain_key, starts, energy, studio.projection)
         values = np.stack([np.asarray(_energies(energy, jnp.asarray(frame))) for frame in walk], axis=1)
@@ -351,19 +360,23 @@ def _mixed(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Made]:
     return [one for one in made if one is not None]
 
 
-def _starts(studio: Studio, key: jax.Array, count: int, subtype: str) -> jax.Array:
-    """Where chains of a sub-type begin [count, h, w, 1]: at noise, the same for every sub-type, or at its coarse
-    pictures.
+def _starts(studio: Studio, key: jax.Array, names: Sequence[str]) -> jax.Array:
+    """Where chains of the sub-types `names` begin, one for each [N, h, w, 1]: at noise, whatever their names, or at
+    pictures of the coarse model.
     """
     if studio.cascade is None:
-        return langevin.uniform_images(key, (count, *studio.area))
-    return studio.cascade.start(key, count, subtype)[:, :, : studio.area[1]]
+        return langevin.uniform_images(key, (len(names), *studio.area))
+    starts = np.empty((len(names), *studio.area), np.float32)
+    for name in dict.fromkeys(names):
+        mine = [k for k, one in enumerate(names) if one == name]
+        starts[mine] = studio.cascade.start(key, len(mine), name)[:, :, : studio.area[1]]
+    return jnp.asarray(starts)
 
 
 def _start(studio: Studio, key: jax.Array, plan: Plan) -> jax.Array:
     """Where the chain of a plan that mixes energies begins [1, h, w, 1]; of a restart at a picture of the buffer."""
     if plan.way != "restart":
-        return _starts(studio, key, 1, plan.spans[1].above)
+        return _starts(studio, key, [plan.spans[1].above])
     return jnp.asarray(studio.buffer[int(jax.random.randint(key, (), 0, len(studio.buffer)))])[None]
 
 

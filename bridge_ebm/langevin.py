@@ -135,7 +135,8 @@ def trajectory(
     """
     if not frames or not all(0 <= frame < settings.num_steps for frame in frames):
         raise ValueError(
-            f"frames {frames} must lie in 0 .. {settings.num_steps - 1} for a chain of {settings.num_steps} steps"
+            f"frames {frames}, at least one, must lie in 0 .. {settings.num_steps - 1} for a chain of "
+            f"{settings.num_steps} steps"
         )
     keys = jax.random.split(key, len(images))
     wanted, slot_of_frame = np.unique(np.asarray(frames, np.int32), return_inverse=True)

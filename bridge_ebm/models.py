@@ -208,7 +208,12 @@ def coarse_of(settings: ModelSettings, folder: Path | None = None) -> Model | No
     if not name:
         return None
     where = _coarse_folder(name, folder)
-    found = _read_settings(where, name, "--coarse_model")
+    if not (where / SETTINGS_FILE).is_file():
+        raise InputError(
+            f"--coarse_model={name}: neither a shipped model ({', '.join(list_models())}) nor a folder with "
+            f"{SETTINGS_FILE}; restore that folder, or train the small model first"
+        )
+    found = _read_settings(where, name)
     alike = found.width * settings.height == found.height * settings.width and found.subtypes == settings.subtypes
     if not alike or found.height >= settings.height:
         raise InputError(
@@ -232,7 +237,7 @@ def training_of(name_or_dir: str | Path) -> TrainSettings:
         return from_dict(json.loads(path.read_text(encoding="utf-8"))["training"], str(path))
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: does not say what the model was trained on; restore the file") from None
 
 
@@ -241,12 +246,12 @@ def folder_of(name_or_dir: str | Path) -> Path:
     return PRETRAINED / name_or_dir if str(name_or_dir) in list_models() else Path(name_or_dir).expanduser()
 
 
-def _read_settings(folder: Path, asked: str, flag: str = "--model") -> ModelSettings:
+def _read_settings(folder: Path, asked: str) -> ModelSettings:
     path = folder / SETTINGS_FILE
     if not path.exists():
         shipped = ", ".join(list_models()) or "none"
         raise InputError(
-            f"{flag}={asked}: neither a shipped model ({shipped}) nor a folder with {SETTINGS_FILE}; "
+            f"--model={asked}: neither a shipped model ({shipped}) nor a folder with {SETTINGS_FILE}; "
             "train one first: python experiments/train.py --flagfile=experiments/flags/quickstart.cfg --workdir=DIR"
         )
     try:
@@ -301,7 +306,7 @@ def export(workdir: str | Path, folder: Path) -> None:
     name = model.settings.coarse_model
     if name and name not in list_models():
         export(_coarse_folder(name, folder_of(workdir)), folder / _COARSE)
-        record["model"]["coarse_model"] = _COARSE
+        record["model"]["coarse_model"] = record["training"]["coarse_model"] = _COARSE
     checkpoint.save(folder, step, {"model": {"params": model.params, "batch_stats": model.batch_stats}})
     (folder / SETTINGS_FILE).write_text(json.dumps(record, indent=1) + "\n")
 

@@ -53,16 +53,17 @@ class MultiscaleEnergy(nn.Module):
     def __call__(self, images: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         """Energies float32 [B] of `images` [B, H, W, 1], `labels` int32 [B] or one for all (None: no class)."""
         convolve, product = conv_general_dilated(self.precision), dot_general(self.precision)
+        exactly = jax.lax.Precision.HIGHEST  # of the two read-outs, which are a millionth of the work
         labels = jnp.broadcast_to(self.num_classes if labels is None else labels, len(images))
         x, read_out = images, jnp.zeros((len(images), 1), jnp.float32)
         for filters, size in layers(images.shape[1], self.channels, self.reach):
             x = nn.Conv(filters, (size, size), strides=2, conv_general_dilated=convolve)(x)
             x = nn.swish(_modulate(x, labels, self.num_classes))
-            read_out += nn.Dense(1, use_bias=False)(x.sum((1, 2)))
+            read_out += nn.Dense(1, use_bias=False, precision=exactly)(x.sum((1, 2)))
         x = x.reshape(len(x), -1)
         if not self.reach:
             x = nn.swish(nn.Dense(_DENSE, dot_general=product)(x))
-        return (read_out + HEAD_SCALE * nn.Dense(1)(x))[:, 0]
+        return (read_out + HEAD_SCALE * nn.Dense(1, precision=exactly)(x))[:, 0]
 
 
 def _modulate(x: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:

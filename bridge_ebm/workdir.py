@@ -122,10 +122,8 @@ def _check_same_run(path: Path, settings: TrainSettings, checksums: dict[str, in
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         stored = from_dict(record["training"], str(path))
-        # An older run has no checksum of its labels.
-        changed = record["data_crc32"] != checksums["data_crc32"] or any(
-            record.get(name, crc) != crc for name, crc in checksums.items()
-        )
+        older = {"labels_crc32": checksums["labels_crc32"]}  # an older run has none of its labels
+        changed = any({**older, **record}[name] != crc for name, crc in checksums.items())
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -139,8 +137,8 @@ def _check_same_run(path: Path, settings: TrainSettings, checksums: dict[str, in
             )
     if changed:
         raise InputError(
-            f"--data={settings.data}: the pictures, or their sub-types, changed since {path.parent} was started; use a "
-            "fresh --workdir"
+            f"--data={settings.data}: the pictures, or the sub-types or bases they are listed under, changed since "
+            f"{path.parent} was started; use a fresh --workdir"
         )
 
 

@@ -3,7 +3,7 @@
     python experiments/complete.py --out=runs/complete
 
 Every trial takes a base picture of a member width that no training saw (the test part of the data), keeps half of its
-members, drawn at random, and runs a chain from noise under the energy of its sub-type, in which what is left stays to
+members, drawn at random, and runs a chain under the energy of its sub-type, in which what is left stays to
 the last pixel. The structural analysis judges the result. `discover.py --keep` does this with a drawing of yours.
 
 In the folder: complete.png (two trials in a row, each what was left, what the model made of it, the whole bridge) and

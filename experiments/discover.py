@@ -129,8 +129,10 @@ def read_buffer(model: bridge_ebm.Model, request: discovery.Request) -> np.ndarr
         raise InputError(
             f"--ways=restart: needs a training's work directory with a replay buffer as --model, not {name}"
         )
-    buffer = continue_state(trained, folder, len(model.settings.subtypes)).buffer
-    return np.asarray(replay.newest(buffer, jnp.arange(int(buffer.size))))
+    state = continue_state(trained, folder, len(model.settings.subtypes))
+    if int(state.step) <= trained.finish_after:
+        raise InputError(f"--ways=restart: {name} has no chains before its finish, update {trained.finish_after}")
+    return np.asarray(replay.newest(state.buffer, jnp.arange(int(state.buffer.size))))
 
 
 def table(counts: dict[str, dict[str, int]]) -> str:

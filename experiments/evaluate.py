@@ -74,8 +74,11 @@ def check_flags() -> None:
     for name in OF_A_MODEL:
         if flags.FLAGS[name].present:
             raise InputError(f"--{name} belongs to --model; --images measures the pictures as they are")
-    read, written = (Path(one).expanduser().resolve() for one in (IMAGES.value, OUT.value))
-    if read == written or read in written.parents or written in read.parents:
+    try:
+        read, out = (Path(one).expanduser().resolve() for one in (IMAGES.value, OUT.value))
+    except RuntimeError:  # a home that is not: reading or writing says so
+        return
+    if read == out or read in out.parents or out / "samples" in (read, *read.parents):
         raise InputError(
             f"--out={OUT.value}: the report's own pictures would replace, or count among, those of "
             f"--images={IMAGES.value}; name a folder apart from it"

@@ -4,7 +4,7 @@
 
 The folder holds settings.json (the network, its sampler, and the flags that trained it) and the newest checkpoint's
 weights; --model=models/mine then uses it like a work directory. With --levels its energy without a class is that of
-any of its sub-types, the lowest less its level, at the levels that let chains from noise find each of them as often.
+any of its sub-types, the lowest less its level, at the levels that let chains find each of them about as often.
 """
 
 from pathlib import Path
@@ -19,7 +19,9 @@ from bridge_ebm.errors import InputError
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the training.", required=True)
 OUT = flags.DEFINE_string("out", None, "New folder for the model.", required=True)
 LEVELS = flags.DEFINE_bool(
-    "levels", False, "Without a class, let it draw its sub-types in equal shares: find their levels (takes minutes)."
+    "levels",
+    False,
+    "Without a class, let it draw its sub-types about equally often: find their levels (takes minutes).",
 )
 
 

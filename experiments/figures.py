@@ -42,13 +42,11 @@ CANDIDATES = 64  # made for it where no designs are given
 
 
 def main() -> None:
-    """Draw the figures of the flags: new types first, as only they can be refused, then those that need no model."""
+    """Draw the figures of the flags, those that need no model first."""
     asked = model_or_none(MODEL.value)
     model = None if asked is None else bridge_ebm.load_model(asked)
     designs = None if DESIGNS.value is None else read_designs(Path(DESIGNS.value).expanduser())
     out = cli.output_folder(OUT.value)
-    if designs is None and model is not None and model.settings.subtypes:
-        designs = make_designs(cli.output_folder(str(out / "designs")), cli.model_or_default(asked), model)
     gas_key, landscape_key, chain_key = jax.random.split(jax.random.key(SEED.value), 3)
     heights = figures.gas_heights(gas_key, MOLECULES)
     figures.draw_gas(out / "fig1.png", heights)
@@ -59,7 +57,7 @@ def main() -> None:
     )
     figures.draw_subtypes(out / "fig3.png")
     print(f"{out / 'fig3.png'}: the eight sub-types", flush=True)
-    write_designs(out / "fig6.png", designs)
+    write_designs(out / "fig6.png", designs, asked, model)
     if model is None or asked is None:
         print("fig2.png, fig4.png, fig5.png: need --model=DIR, and no model is shipped yet")
         return
@@ -119,15 +117,24 @@ def make_designs(folder: Path, name: str, model: bridge_ebm.Model) -> tuple[np.n
     """The best designs of a few candidates of the model of this name, made in `folder`; None where none is one."""
     studio = generate.open_studio(model)
     real = evaluation.training_skeletons(models.training_of(name))
-    request = discovery.Request(SEED.value, plans.parse_mix([]), plans.Wishes())
+    mix = plans.possible(plans.parse_mix([]), plans.Wishes(), model.settings.subtypes)
+    request = discovery.Request(SEED.value, mix, plans.Wishes())
     discovery.claim(folder, model, request, None)
     groups = discovery.discover(folder, studio, request, CANDIDATES, real)
     counts = discovery.write_results(folder, [record for group in groups for record in group])
     return read_designs(folder) if counts["all"]["distinct"] else None
 
 
-def write_designs(path: Path, designs: tuple[np.ndarray, list[str]] | None) -> None:
-    """Fig. 6: the designs read or made, if there are any."""
+def write_designs(
+    path: Path, designs: tuple[np.ndarray, list[str]] | None, asked: str | None, model: bridge_ebm.Model | None
+) -> None:
+    """Fig. 6: the designs read, or else those that the model makes. What forbids these costs no other figure."""
+    if designs is None and model is not None and asked is not None and model.settings.subtypes:
+        try:
+            designs = make_designs(cli.output_folder(str(path.with_name("designs"))), asked, model)
+        except InputError as error:
+            print(f"{path}: not drawn, {error}", flush=True)
+            return
     if designs is None:
         print(
             f"{path}: not drawn, it needs --designs=DIR of discover.py, or a --model that knows sub-types", flush=True

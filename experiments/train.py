@@ -68,7 +68,8 @@ def main() -> None:
         )
     else:
         cli.say(f"{int(state.step)} updates done; run the same command again to continue.")
-    cli.say(*(f"  {path}" for path in [*drawn, workdir / "curves.png"] if path.exists()))
+    if drawn:
+        cli.say(*(f"  {path}" for path in [*drawn, workdir / "curves.png"]))
 
 
 def load_data(settings: TrainSettings) -> data.Dataset:
@@ -92,7 +93,7 @@ def load_data(settings: TrainSettings) -> data.Dataset:
 
 def say_what_is_cut(settings: TrainSettings, per_epoch: int) -> None:
     """Note a finish, or a fall of the learning rate, that the epochs are too few for: they count updates."""
-    needed = settings.finish_after + settings.finish_decay if settings.finish_after else settings.decay
+    needed = settings.finish_after + max(settings.finish_decay, 1) if settings.finish_after else settings.decay
     if settings.epochs * per_epoch < needed:
         what = "--finish_after and --finish_decay ask" if settings.finish_after else "--decay asks"
         cli.say(

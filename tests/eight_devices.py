@@ -99,11 +99,9 @@ def draws():
     """Starts drawn from a buffer that is cut and from one that is not, and the buffers after an insertion."""
     mesh = parallel.data_mesh({"chains": 8})
     key = jax.random.key(3)
-    found, insert, draw = (
-        {},
-        jax.jit(replay.insert, static_argnums=(2, 3)),
-        jax.jit(replay.draw, static_argnums=(2, 3, 4)),
-    )
+    insert = jax.jit(replay.insert, static_argnums=(2, 3))
+    draw = jax.jit(replay.draw, static_argnums=(2, 3, 4))
+    found = {}
     for choice in ("whole", "rounded", "own"):
         ends = []
         for where in (None, mesh):
@@ -150,6 +148,7 @@ def main(folder):
         "draws": draws(),
         "lowered": lowered(dataset),
         "of_six": parallel.data_mesh({"batch_size": 8, "buffer_size": 12}, jax.devices()[:6]).size,
+        "of_another": parallel.data_mesh({"batch_size": 8}, jax.devices()[1:2]).size,
         "of_none": parallel.data_mesh({"batch_size": 11}) is None,
     }
     print(json.dumps(report))

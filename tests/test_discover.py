@@ -90,6 +90,11 @@ def test_wishes_are_met():
     # What the rules of the trade forbid is made when it is asked for.
     (odd,) = drawn(0, [0], (("spans", 1.0),), Wishes(main="beam", sides=("fan_cable_stayed",)))
     assert [span.above for span in odd.spans] == ["fan_cable_stayed", "beam", "fan_cable_stayed"]
+    # A blend has no order: all seven partners of the one that is wished for.
+    blends = drawn(0, range(60), (("blend", 1.0),), Wishes(main="vertical_suspension"))
+    partners = [{plan.spans[1].above, plan.other} - {"vertical_suspension"} for plan in blends]
+    assert set().union(*partners) == set(bridges.SUBTYPES) - {"vertical_suspension"}
+    assert all(len(one) == 1 for one in partners)
     with pytest.raises(InputError, match="--ways=spans: nothing can be made so"):
         plans.check((("spans", 1.0),), Wishes(combine=("beam", "deck_arch", "through_arch")), bridges.SUBTYPES)
 
@@ -530,6 +535,7 @@ def test_a_folder_of_another_request_is_refused(tmp_path):
         ((StandIn(params=np.ones(3)), request, None), "model_crc32"),
         ((model, request._replace(wishes=Wishes(main="beam")), None), "main"),
         ((model, request, Held(np.ones((2, 2), bool), np.ones((2, 2)))), "keep_crc32"),
+        ((model._replace(coarse=StandIn(params=np.ones(2))), request, None), "coarse_crc32"),
     ):
         with pytest.raises(InputError, match=f"another {name}; name a fresh folder"):
             discovery.claim(tmp_path, *changed)

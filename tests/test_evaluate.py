@@ -209,6 +209,7 @@ def test_pictures_are_not_replaced_by_the_report_on_them(evaluate, tmp_path):
     mine.mkdir(parents=True)
     Image.fromarray(bridges.render("beam", 0, 24, 96)).save(mine / "0000.png")
     before = (mine / "0000.png").read_bytes()
+    assert evaluate.read_folder(mine.parent)[0].shape == (1, 24, 96)
     for images, out in ((mine, mine.parent), (mine.parent, mine.parent), (mine, mine / "report")):
         with flagsaver.flagsaver(images=str(images), out=str(out)), pytest.raises(InputError, match=r"--out=.*apart"):
             evaluate.main()

@@ -80,4 +80,4 @@ def test_the_step_of_a_mesh_lowers_for_accelerators(report):
 
 
 def test_as_many_devices_work_as_can_share_out_the_batch(report):
-    assert report["of_six"] == 4 and report["of_none"]
+    assert report["of_six"] == 4 and report["of_another"] == 1 and report["of_none"]

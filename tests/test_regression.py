@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from scipy.optimize import linear_sum_assignment
 
 import bridge_ebm
-from bridge_ebm import checkpoint, data, energy, finish, objectives, regression, runs
+from bridge_ebm import checkpoint, data, discovery, energy, finish, models, objectives, plans, regression, runs
 from bridge_ebm.errors import InputError
 from bridge_ebm.optimizer import make_optimizer, make_schedule, moved_average
 from bridge_ebm.settings import TrainSettings
@@ -347,15 +348,26 @@ def test_the_finish_starts_at_pictures_and_keeps_its_chains(small, dataset):
     assert 0 < len(moved) <= small.finish_chains
 
 
-def test_a_run_through_its_finish_continues_bit_for_bit(small, dataset, tmp_path, monkeypatch):
+def test_a_run_through_its_finish_continues_bit_for_bit(small, dataset, tmp_path, monkeypatch, load_command):
     monkeypatch.setattr(runs, "make_train_step", lambda settings, *_: step_of(settings))
-    for name in ("whole", "parts"):
+    for name in ("whole", "parts", "early"):
         (tmp_path / name).mkdir()
     whole = runs.run_training(small, dataset, tmp_path / "whole", max_updates=6)
     for updates in (2, 4, 6):
         parts = runs.run_training(small, dataset, tmp_path / "parts", max_updates=updates)
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     assert checkpoint.newest_step(tmp_path / "parts") == 6
+    # What discover.py restarts from are its chains, once there are any.
+    discover, restart = load_command("discover"), discovery.Request(0, (("restart", 1.0),), plans.Wishes())
+    model = bridge_ebm.load_model(tmp_path / "parts")
+    with flagsaver.flagsaver(model=str(tmp_path / "parts")):
+        np.testing.assert_array_equal(discover.read_buffer(model, restart), whole.buffer.images)
+        assert discover.read_buffer(model, restart._replace(mix=plans.parse_mix([]))) is None
+    runs.run_training(small, dataset, tmp_path / "early", max_updates=3)
+    models.export(tmp_path / "parts", tmp_path / "model")
+    for name, message in (("early", "no chains before its finish, update 3"), ("model", "with a replay buffer")):
+        with flagsaver.flagsaver(model=str(tmp_path / name)), pytest.raises(InputError, match=message):
+            discover.read_buffer(model, restart)
 
 
 def test_a_conditional_model_knows_its_sub_types(small, dataset, tmp_path, monkeypatch):

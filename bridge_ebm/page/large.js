@@ -1,4 +1,4 @@
-// The large view of one design: forces, nearest training picture, the chain from noise, figures.
+// The large view of one design: forces, the most similar picture, the chain from noise, figures.
 
 const large = byId("large");
 const SVG = "http://www.w3.org/2000/svg"; // a name, not an address that is fetched
