@@ -4,16 +4,15 @@
     python experiments/evaluate.py --images=my_pictures --out=runs/evaluation
 
 A model draws --num pictures by chains from noise (or from its coarse model's pictures, where it has one); a conditional
-one draws its sub-types in turn unless --subtype says otherwise, and --subtype=none
-takes its energy without a class. A folder is measured as it is, at the size of its first picture (at most 128 x 512),
-beside the paper's eight sub-types; its sub-folders, where they are named after sub-types, say what each picture should
-be.
+one draws its sub-types in turn unless --subtype says otherwise, and --subtype=none takes its energy without a class. A
+folder is measured as it is, at the size of its first picture (at most 128 x 512), beside the paper's eight sub-types;
+its sub-folders, where they are named after sub-types, say what each picture should be.
 
 Measured: definition, the structural verdict, the sub-type, fidelity and diversity, memorisation, novelty; of a model
 also the energies along its chains, how energies order real, generated, corrupted pictures and noise, and the ink that
 held-out pictures keep along a chain of --hold_steps. Each share stands beside its ceiling, what held-out (or training)
-pictures score. Takes about 2 minutes for 1000 pictures of 48 x 192 on 2 cores, its chains (2 minutes at 100
-steps) and those of --hold_steps (5; --hold_steps=0 leaves them out) not counted.
+pictures score. 1000 pictures of 48 x 192 take about 2 minutes on 2 cores, their chains of 100 steps 2 more, and those of
+--hold_steps 5 (--hold_steps=0 leaves them out).
 
 In the folder: evaluation.json, samples/0000.png ... (bright on black), sheet.png (the first 64, dark on white).
 """
