@@ -78,7 +78,7 @@ def test_a_save_that_fails_is_told_at_the_next_one_and_leaves_the_one_before(tmp
 
     monkeypatch.setattr(checkpoint, "_write_checksums", full)
     with (
-        pytest.raises(InputError, match=r"checkpoints/2: .*No space left.* the one before is intact"),
+        pytest.raises(InputError, match=r"checkpoints/2: .*No space left.* those before are intact"),
         saving.Saver(tmp_path, REGRESSION) as saver,
     ):
         saver.save(2, parts(2))
