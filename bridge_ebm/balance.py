@@ -35,7 +35,7 @@ def levels(model: Model, key: jax.Array) -> np.ndarray:
         return model.start(key, _CHAINS)[:, :, : model.width // (2 if model.settings.mirror else 1)]
 
     def of_each(images: jax.Array) -> np.ndarray:
-        return np.stack([np.asarray(_values(energy, images)) for energy in energies], axis=1)
+        return np.stack([np.asarray(compose.energies_under(energy, images)) for energy in energies], axis=1)
 
     noise = of_each(start(key))
     found = [noise.mean(0)]
@@ -47,8 +47,3 @@ def levels(model: Model, key: jax.Array) -> np.ndarray:
         excess = np.bincount(caught, minlength=len(names)) / _CHAINS - 1 / len(names)
         found.append(found[-1] - len(names) * spread * _SLOWNESS / (k + _SLOWNESS) * excess)
     return np.mean(found[-_ROUNDS // 2 :], axis=0)
-
-
-@jax.jit
-def _values(energy: langevin.EnergyFn, images: jax.Array) -> jax.Array:
-    return energy(images)

@@ -28,6 +28,12 @@ Projection = Callable[[jax.Array], jax.Array]
 SEAM = 1.5 / 192  # half width of a seam between regions, as a share of the picture's width: 1.5 pixels of 192
 
 
+@jax.jit
+def energies_under(energy: EnergyFn, images: jax.Array) -> jax.Array:
+    """Energies [B] of `images` [B, H, W, 1] under an energy that is a `Partial`, compiled once for all its weights."""
+    return energy(images)
+
+
 def conjunction(energies: Sequence[EnergyFn], weights: Sequence[float] | None = None) -> Partial:
     """All at once: the sum of weights[k] * E_k (weights 1 unless given), the energy of the product of their laws."""
     return Partial(_sum, _partials(energies), _weights(energies, weights))

@@ -23,10 +23,11 @@ from PIL import Image
 
 from bridge_ebm import bridges, data, gallery, generate, metrics, naming, pictures, plans, processes, structure, tracing
 from bridge_ebm.errors import InputError
-from bridge_ebm.generate import GROUP, Held, Made, Studio
+from bridge_ebm.generate import GROUP, Made
 from bridge_ebm.models import Model
 from bridge_ebm.novelty import ONE
 from bridge_ebm.plans import Plan, Wishes
+from bridge_ebm.studio import Held, Studio, on_device
 from bridge_ebm.workdir import write_atomically
 
 CANDIDATES, DESIGNS, SUMMARY, REQUEST = "candidates.jsonl", "designs.jsonl", "summary.json", "discover.json"
@@ -97,7 +98,7 @@ def _made(studio: Studio, request: Request, firsts: Sequence[int]) -> Iterator[t
     if len(devices) == 1:
         yield from (make((studio, devices[0], first)) for first in firsts)
         return
-    studios = [(generate.on_device(studio, device), device) for device in devices]
+    studios = [(on_device(studio, device), device) for device in devices]
     jobs = [(*studios[k % len(devices)], first) for k, first in enumerate(firsts)]
     with ThreadPoolExecutor(len(devices)) as pool:
         yield from pool.map(make, jobs)

@@ -20,6 +20,7 @@ import bridge_ebm
 from bridge_ebm import bridges, data, generate, geometry, metrics, raster, structure
 from bridge_ebm.errors import InputError
 from bridge_ebm.plotting import save_png, sheet
+from bridge_ebm.studio import Held
 from bridge_ebm.workdir import write_atomically
 
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
@@ -45,7 +46,7 @@ def main() -> None:
     sketches = np.stack([sketch(rng, *one, *size) for one in zip(names, widths, strict=True)])
     whole = np.stack([bridges.render(*one, *size) for one in zip(names, widths, strict=True)])
 
-    held = generate.Held((sketches > INKED * 255)[..., None], data.to_unit(sketches))
+    held = Held((sketches > INKED * 255)[..., None], data.to_unit(sketches))
     completed = generate.complete(model, SEED.value, names, held)
 
     sharp = metrics.is_sharp(completed)

@@ -29,9 +29,10 @@ from absl import flags
 from tqdm.auto import tqdm
 
 import bridge_ebm
-from bridge_ebm import bridges, checkpoint, discovery, evaluation, generate, models, plans, processes, replay
+from bridge_ebm import bridges, checkpoint, discovery, evaluation, models, plans, processes, replay
 from bridge_ebm.errors import InputError
 from bridge_ebm.runs import continue_state
+from bridge_ebm.studio import Studio, open_studio
 
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
 OUT = flags.DEFINE_string("out", "runs/discover", "Folder for the designs and the gallery.")
@@ -53,7 +54,7 @@ def main() -> None:
     model = bridge_ebm.load_model(cli.model_or_default(MODEL.value))
     request = read_request(model)
     held = None if KEEP.value is None else discovery.read_held(Path(KEEP.value).expanduser(), model.height, model.width)
-    studio = generate.open_studio(model, held, read_buffer(model, request))
+    studio = open_studio(model, held, read_buffer(model, request))
     if request.temperature:
         studio = studio._replace(settings=heated(studio.settings, request.temperature))
     out = cli.output_folder(OUT.value)
@@ -66,7 +67,7 @@ def main() -> None:
         print("\n".join(f"  {out / name}" for name in ("gallery.html", discovery.DESIGNS, discovery.SUMMARY)))
 
 
-def make(out: Path, studio: generate.Studio, request: discovery.Request) -> list[discovery.Record]:
+def make(out: Path, studio: Studio, request: discovery.Request) -> list[discovery.Record]:
     """All candidates, under a progress bar (where several processes make them, that of the first one's)."""
     records: list[discovery.Record] = []
     real = evaluation.training_skeletons(models.training_of(cli.model_or_default(MODEL.value)))

@@ -21,9 +21,10 @@ import numpy as np
 from absl import flags
 
 import bridge_ebm
-from bridge_ebm import bridges, data, discovery, evaluation, figures, generate, models, plans
+from bridge_ebm import bridges, data, discovery, evaluation, figures, models, plans
 from bridge_ebm.errors import InputError
 from bridge_ebm.plotting import plot_curves, plot_frames
+from bridge_ebm.studio import open_studio
 from bridge_ebm.workdir import read_metrics
 
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
@@ -115,7 +116,7 @@ def read_designs(folder: Path) -> tuple[np.ndarray, list[str]]:
 
 def make_designs(folder: Path, name: str, model: bridge_ebm.Model) -> tuple[np.ndarray, list[str]] | None:
     """The best designs of a few candidates of the model of this name, made in `folder`; None where none is one."""
-    studio = generate.open_studio(model)
+    studio = open_studio(model)
     real = evaluation.training_skeletons(models.training_of(name))
     mix = plans.possible(plans.parse_mix([]), plans.Wishes(), model.settings.subtypes)
     request = discovery.Request(SEED.value, mix, plans.Wishes())

@@ -10,9 +10,10 @@ import pytest
 from jax.tree_util import Partial
 
 import bridge_ebm
-from bridge_ebm import balance, compose, data, generate, langevin, runs
+from bridge_ebm import balance, compose, data, langevin, runs
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings
+from bridge_ebm.studio import open_studio
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 CENTRES, OFFSETS = (-0.4, 0.1, 0.3), (0.0, 2.0, -1.5)
@@ -94,7 +95,7 @@ def test_an_exported_model_with_levels_is_the_lowest_of_its_sub_types(workdir, t
     assert without.settings.levels == () and not np.allclose(without.energy()(images), model.energy()(images))
     np.testing.assert_array_equal(model.energy("beam")(images), without.energy("beam")(images))
     # What is composed of a model's energies takes them as energies of one function.
-    studios = [generate.open_studio(one) for one in (model, without)]
+    studios = [open_studio(one) for one in (model, without)]
     np.testing.assert_array_equal(studios[0].levels, studios[1].levels)
 
 

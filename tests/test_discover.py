@@ -14,16 +14,16 @@ from stand_in import Settings, StandIn
 from bridge_ebm import bridges, data, discovery, generate, joints, metrics, naming, plans, processes, structure
 from bridge_ebm.discovery import Request
 from bridge_ebm.errors import InputError
-from bridge_ebm.generate import Held
 from bridge_ebm.plans import Plan, Span, Wishes
+from bridge_ebm.studio import FRAMES, Held, Studio, open_studio
 
 HEIGHT, WIDTH = 48, 192
 DEFAULT = plans.parse_mix([])
 
 
 @pytest.fixture(scope="module")
-def studio() -> generate.Studio:
-    return generate.open_studio(StandIn())
+def studio() -> Studio:
+    return open_studio(StandIn())
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_designs_are_cut_from_companions(studio):
     for one, of in zip(made, (plan, alike), strict=True):
         assert_cut_from(one.picture, of)
         np.testing.assert_array_equal(one.frames[-1], one.picture)
-        assert len(one.steps) == len(one.energies) == len(one.frames) == generate.FRAMES
+        assert len(one.steps) == len(one.energies) == len(one.frames) == FRAMES
         assert list(one.steps) == sorted(set(one.steps))
         # A chain under bowls only descends, until ink has its price.
         assert np.diff(one.energies[:-1]).max() < 0.1 and one.energies[-1] < 1
@@ -192,7 +192,7 @@ def test_regional_designs_come_from_all_energies_on_one_picture(studio):
     for one, of in zip(made, (plan, alike), strict=True):
         # The seams are softer than those of joined pictures.
         assert_cut_from(one.picture, of, 1.0)
-        assert len(one.frames) == generate.FRAMES and one.energies[0] > one.energies[-1]
+        assert len(one.frames) == FRAMES and one.energies[0] > one.energies[-1]
     np.testing.assert_array_equal(made[1].picture, made[1].picture[:, ::-1])
 
 
@@ -206,7 +206,7 @@ def test_the_right_half_of_a_plan_is_the_left_half_of_the_mirrored_one(studio):
 def test_a_design_takes_the_clean_set_of_companions(studio, monkeypatch):
     plan = composed("deck_arch", "through_arch", "deck_arch", "spans")
     pictures = np.stack([np.asarray(StandIn().centre(name)[0])[:, : WIDTH // 2] for name in studio.subtypes])
-    parts = np.broadcast_to(pictures, (generate.FRAMES, generate.NOISES, *pictures.shape)).copy()
+    parts = np.broadcast_to(pictures, (FRAMES, generate.NOISES, *pictures.shape)).copy()
     ghost = studio.subtypes.index("through_arch")
     parts[:, 1:, ghost, 2:4, 60:90] = -0.8  # a faint line in all sets but the first, in one of the two sub-types
     monkeypatch.setattr(generate, "_companions", lambda *_: parts)
@@ -256,7 +256,7 @@ def test_a_group_is_the_same_alone_and_another_seed_is_not(studio):
 @pytest.mark.parametrize("way", ["blend", "either", "without", "subtype", "restart"])
 def test_ways_that_mix_energies_over_the_whole_picture(way):
     buffer = np.full((3, HEIGHT, WIDTH // 2, 1), 0.5, np.float32)
-    studio = generate.open_studio(StandIn(), buffer=buffer)
+    studio = open_studio(StandIn(), buffer=buffer)
     span = Span("through_arch", "through_arch")
     other = "" if way in ("subtype", "restart") else "harp_cable_stayed"
     (one,) = generate.make_group(studio, 0, 0, [Plan(way, (span, span, span), other=other)])
@@ -282,7 +282,7 @@ def test_held_pixels_are_those_of_the_drawing_in_every_frame(symmetric):
     picture[10:20, 31] = data.to_unit(np.uint8([[200]]))[0, 0]
     if symmetric:
         mask, picture = mask | mask[:, ::-1], np.maximum(picture, picture[:, ::-1])
-    studio = generate.open_studio(StandIn(), Held(mask, picture))
+    studio = open_studio(StandIn(), Held(mask, picture))
     assert studio.half == symmetric
     span = Span("beam", "beam")
     group = [composed("fan_cable_stayed", "through_arch", "deck_arch"), Plan("subtype", (span, span, span))]
@@ -299,7 +299,7 @@ def test_restarts_of_a_model_of_halves_fit_what_is_held():
     for columns, half in (((30, 161), True), ((30, 40), False)):
         mask = np.zeros((HEIGHT, WIDTH, 1), bool)
         mask[:, columns] = True
-        studio = generate.open_studio(StandIn(), Held(mask, np.where(mask, 1.0, -1.0)), halves)
+        studio = open_studio(StandIn(), Held(mask, np.where(mask, 1.0, -1.0)), halves)
         assert studio.half == half and studio.buffer.shape == (3, *studio.area)
         (one,) = generate.make_group(studio, 0, 0, [plan])
         assert (one.picture[:, columns] == 255).all()
@@ -307,15 +307,15 @@ def test_restarts_of_a_model_of_halves_fit_what_is_held():
 
 def test_chains_of_a_model_with_a_coarse_one_begin_at_its_pictures(monkeypatch):
     begun = []
-    walk = generate._walk
+    walk = generate.run_chains
 
     def noting(studio, key, starts, *others):
         begun.append(np.asarray(starts))
         return walk(studio, key, starts, *others)
 
-    monkeypatch.setattr(generate, "_walk", noting)
+    monkeypatch.setattr(generate, "run_chains", noting)
     model = StandIn(coarse=StandIn(height=24, width=96))
-    studio = generate.open_studio(model)._replace(settings=Settings().langevin._replace(num_steps=2))
+    studio = open_studio(model)._replace(settings=Settings().langevin._replace(num_steps=2))
     grey = dict(zip(bridges.SUBTYPES, -0.5 + 0.1 * np.arange(8), strict=True))
     span = Span("fan_cable_stayed", "fan_cable_stayed")
     plan = composed("fan_cable_stayed", "through_arch", ("harp_cable_stayed", "deck_arch"))
@@ -338,7 +338,7 @@ def test_sub_types_of_the_users_own_are_composed(tmp_path, monkeypatch):
     names = ("deck_arch", "footbridge")
     pictures = data.to_uint8(np.concatenate([np.asarray(StandIn().centre(name)) for name in names]))
     known = metrics.reference(pictures, np.arange(2), names)
-    studio = generate.open_studio(StandIn(Settings(subtypes=names)))
+    studio = open_studio(StandIn(Settings(subtypes=names)))
     (records,) = discovery.discover(tmp_path, studio, Request(0, DEFAULT[:1], Wishes()), 2, known)
     assert [set(record["how"].values()) & set(names) for record in records] == [set(names)] * 2
     assert all(record["sharp"] for record in records)
@@ -347,14 +347,14 @@ def test_sub_types_of_the_users_own_are_composed(tmp_path, monkeypatch):
 
 def test_a_model_of_whole_pictures_gives_the_same_designs():
     plan = composed("fan_cable_stayed", "through_arch", ("harp_cable_stayed", "deck_arch"))
-    whole = generate.open_studio(StandIn(Settings(mirror=False)))
+    whole = open_studio(StandIn(Settings(mirror=False)))
     (one,) = generate.make_group(whole, 0, 0, [plan])
     assert_cut_from(one.picture, plan)
 
 
 def test_a_model_without_subtypes_is_refused():
     with pytest.raises(ValueError, match="knows sub-types"):
-        generate.open_studio(StandIn(Settings(subtypes=())))
+        open_studio(StandIn(Settings(subtypes=())))
 
 
 def named(image, real):
@@ -632,7 +632,7 @@ def test_the_command_writes_its_folder_and_a_second_run_adds_nothing(tmp_path):
     assert len(records) == 16 == len(list((out / "designs").iterdir()))
     assert all((out / record["frames"]).exists() for record in records if record["frames"])
     assert records[0]["rank"] == 1 and discovery.is_design(records[0])
-    assert np.asarray(Image.open(out / records[0]["frames"])).shape == (generate.FRAMES * HEIGHT, WIDTH)
+    assert np.asarray(Image.open(out / records[0]["frames"])).shape == (FRAMES * HEIGHT, WIDTH)
     for record in records:
         picture = np.asarray(Image.open(out / record["file"]))
         np.testing.assert_array_equal(picture, picture[:, ::-1])
