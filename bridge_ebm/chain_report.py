@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bridge_ebm import langevin, metrics, mirror, processes
+from bridge_ebm.compose import energies_under
 from bridge_ebm.corruptions import CORRUPTIONS
 from bridge_ebm.data import Dataset, to_uint8, to_unit
 from bridge_ebm.evaluation import Real, evenly, names_of
@@ -24,8 +25,6 @@ _BATCH = 64
 _HOLD, _NOISE = 1, 2  # keys are folded with these; pictures from noise use 0
 Array = np.ndarray
 Subtypes = Sequence[str | None]
-
-_energies = jax.jit(lambda energy_fn, images: energy_fn(images))
 
 
 class Drawn(NamedTuple):
@@ -74,17 +73,14 @@ class _Energy(NamedTuple):
 
 
 def _energies_by_subtype(model: Model, asked: Subtypes) -> dict[str | None, _Energy]:
-    """The energies of the sub-types asked for. They differ in their leaves alone and are given one tree, so that what
-    is compiled for one serves all; the energy without a class (None) may be another function.
+    """The energies of the sub-types asked for: they differ in their leaves alone, so that what is compiled for one
+    serves all; the energy without a class (None) may be another function.
     """
-    found: dict[str | None, _Energy] = {}
-    trees: dict[bool, Any] = {}
-    for name in dict.fromkeys(asked):
-        whole = model.energy(name)
-        pair = _Energy(whole, model.half_energy(name) if model.settings.mirror else whole)
-        leaves, own = jax.tree.flatten(pair)
-        found[name] = jax.tree.unflatten(trees.setdefault(name is None, own), leaves)
-    return found
+    halves = model.settings.mirror
+    return {
+        name: _Energy(model.energy(name), model.half_energy(name) if halves else model.energy(name))
+        for name in dict.fromkeys(asked)
+    }
 
 
 def _run(model: Model, key: jax.Array, start: Any, asked: Subtypes, num_steps: int, label: str | None) -> Drawn:
@@ -116,7 +112,7 @@ def _chains(
 ) -> tuple[Array, Array]:
     """One batch from its start to its end, in tenths; a model of halves runs on halves."""
     halved = model.settings.mirror
-    energies = [np.asarray(_energies(energy.whole, images))]
+    energies = [np.asarray(energies_under(energy.whole, images))]
     state = images[:, :, : model.width // 2] if halved else images
     stops = np.arange(TENTHS + 1) * num_steps // TENTHS
     for part, steps in enumerate(np.diff(stops)):
@@ -124,7 +120,7 @@ def _chains(
             settings = model.settings.langevin._replace(num_steps=int(steps))
             state = langevin.compiled_sample(jax.random.fold_in(key, part), state, energy.seen, settings)
         images = mirror.unfold(state) if halved else state
-        energies.append(np.asarray(_energies(energy.whole, images)))
+        energies.append(np.asarray(energies_under(energy.whole, images)))
         bar.update(int(steps))
     return np.asarray(images), np.array(energies)
 
@@ -137,7 +133,7 @@ def energies_of(model: Model, images: Array, asked: Subtypes) -> Array:
         for first in range(0, len(places), _BATCH):
             some = places[first : first + _BATCH]
             batch = jnp.asarray(to_unit(images[np.resize(some, _BATCH)]))
-            found[some] = np.asarray(_energies(energy.whole, batch))[: len(some)]
+            found[some] = np.asarray(energies_under(energy.whole, batch))[: len(some)]
     return found
 
 

@@ -7,6 +7,7 @@ A checkpoint holds two parts: `model` (what a user of the model needs) and `trai
 100 times larger), so that a model can be loaded without the rest.
 """
 
+import errno
 import json
 import re
 import shutil
@@ -24,6 +25,9 @@ from bridge_ebm.errors import InputError
 
 FOLDER = "checkpoints"
 CHECKSUMS = "checksums.json"
+# What the system says of a file that is not as it was written. Anything else (too many open files, no memory, no
+# rights, a network that is away) may pass, and must not cost a checkpoint that is whole.
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _DEBRIS = re.compile(r"\d+\.(partial|old|orbax-checkpoint-tmp).*")
 
 
@@ -95,7 +99,8 @@ def newest_step(workdir: Path) -> int | None:
 
 def restore_newest(workdir: Path, parts: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint that is not damaged: its step and its parts as `restore` gives them; None if there is no
-    checkpoint. Warns of each damaged one that is passed over; raises an `InputError` if all are.
+    checkpoint. Warns of each damaged one that is passed over; raises an `InputError` if all are, or if one that is not
+    damaged cannot be loaded.
     """
     damaged: DamagedCheckpoint | None = None
     for step in sorted(steps(workdir), reverse=True):
@@ -126,13 +131,28 @@ def damages(workdir: Path) -> dict[int, str]:
     """What is wrong with the files of each damaged checkpoint. Reads every byte, and writes nothing."""
     found = {}
     for step in sorted(steps(workdir)):
+        folder = (workdir / FOLDER / str(step)).absolute()
         try:
-            folder = (workdir / FOLDER / str(step)).absolute()
             _check_files(folder, ())
             _listed(folder, tuple(entry.name for entry in folder.iterdir() if entry.is_dir()))
-        except DamagedCheckpoint as error:
-            found[step] = str(error)
+        except (InputError, OSError) as error:
+            if folder.is_dir():  # a training that runs meanwhile removes whole ones
+                found[step] = str(error)
     return found
+
+
+def written_without(workdir: Path, part: str) -> bool:
+    """Whether there are checkpoints, and this part was saved in none of them. Writes nothing."""
+    folders = [workdir / FOLDER / str(step) for step in steps(workdir)]
+    return bool(folders) and not any(_may_hold(folder, part) for folder in folders)
+
+
+def _may_hold(folder: Path, part: str) -> bool:
+    """Whether a part belongs to a checkpoint, or, where damage leaves that open, may."""
+    try:
+        return (folder / part).exists() or any(name.split("/")[0] == part for name in _listed(folder, ()))
+    except InputError:
+        return True
 
 
 def steps(workdir: Path) -> list[int]:
@@ -152,7 +172,7 @@ def restore(workdir: Path, step: int, parts: dict[str, Any]) -> dict[str, Any]:
     """Load the named parts of checkpoint `step`, with the structure, shapes, types and shardings of `parts`.
 
     `parts` holds pytrees of arrays or of `jax.ShapeDtypeStruct`. Raises a `DamagedCheckpoint` that names the folder
-    if its files are not what was written, an `InputError` if it belongs to another network.
+    if its files are not what was written, an `InputError` if it belongs to another network or cannot be loaded now.
     """
     folder = (workdir / FOLDER / str(step)).absolute()
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -166,8 +186,10 @@ def restore(workdir: Path, step: int, parts: dict[str, Any]) -> dict[str, Any]:
     except InputError:
         raise
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own.
-        reason = _reason(error)
-        raise DamagedCheckpoint(f"{folder}: cannot read this checkpoint ({reason})") from error
+        raise InputError(
+            f"{folder}: this checkpoint cannot be loaded ({_reason(error)}), though its files are intact; free memory, "
+            "check the disk, and run the same command again"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -199,7 +221,7 @@ def _check_files(folder: Path, parts: tuple[str, ...]) -> None:
     try:
         wrong = [name for name, sums in needed.items() if _checksum(folder / name) != sums]
     except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"{folder}: damaged ({error})") from None
+        raise _unreadable(folder, error) from None
     if wrong:
         raise DamagedCheckpoint(f"{folder}: damaged ({wrong[0]} is not what was saved)")
 
@@ -212,12 +234,22 @@ def _listed(folder: Path, parts: tuple[str, ...]) -> dict[str, Any]:
         chosen = {name: listed[name] for name in listed if not parts or first[name] in parts or first[name] == name}
         absent = [part for part in parts if not any(name.startswith(part + "/") for name in chosen)]
         outside = [name for name in chosen if name.startswith("/") or ".." in name.split("/")]
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{folder}: damaged ({error})") from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(folder, error) from None
     if absent or outside:
         wrong = f"{CHECKSUMS} lists no file of {absent[0]}" if absent else f"{CHECKSUMS} names {outside[0]!r}"
         raise DamagedCheckpoint(f"{folder}: damaged ({wrong})")
     return chosen
+
+
+def _unreadable(folder: Path, error: Exception) -> InputError:
+    """What to raise for an error that reading the files of a checkpoint has met."""
+    if not isinstance(error, OSError) or error.errno in _DAMAGE:
+        return DamagedCheckpoint(f"{folder}: damaged ({error})")
+    return InputError(
+        f"{folder}: this checkpoint cannot be read ({error}); check rights and disk, and run the same command again, "
+        "or move this folder away to use the checkpoint before"
+    )
 
 
 def _check_same(folder: Path, name: str, wanted: Any, found: Any) -> None:

@@ -35,7 +35,10 @@ def energies_under(energy: EnergyFn, images: jax.Array) -> jax.Array:
 
 
 def conjunction(energies: Sequence[EnergyFn], weights: Sequence[float] | None = None) -> Partial:
-    """All at once: the sum of weights[k] * E_k (weights 1 unless given), the energy of the product of their laws."""
+    """All at once: the sum of weights[k] * E_k (weights 1 unless given), the energy of the product of their laws.
+
+    Raises ValueError unless there is a finite weight for each.
+    """
     return Partial(_sum, _partials(energies), _weights(energies, weights))
 
 
@@ -48,8 +51,11 @@ def disjunction(
 ) -> Partial:
     """Any of them: -T log sum_k weights[k] exp(-E_k / T), the energy of the mixture of their laws at temperature T.
 
-    The weights (positive; 1 unless given) multiply the unnormalised laws exp(-E_k / T).
+    The weights (positive; 1 unless given) multiply the unnormalised laws exp(-E_k / T). Raises ValueError for a weight
+    or a temperature that is not above 0, which no mixture has.
     """
+    if temperature <= 0 or (weights is not None and np.min(weights) <= 0):
+        raise ValueError(f"a mixture has weights and a temperature above 0, not {weights} and {temperature}")
     return Partial(_mixture, _partials(energies), _weights(energies, weights), jnp.float32(temperature))
 
 
@@ -295,9 +301,9 @@ def span_masks(width: int, seams: Sequence[float], softness: float = 1.0) -> np.
     return _partition(np.arange(width) + 0.5, np.asarray(seams, float), softness * SEAM * width)
 
 
-def deck_masks(height: int, width: int, row: float | None = None) -> np.ndarray:
-    """Shares [2, H] of the regions above and below a level line, `row` pixels from the top (the middle by default)."""
-    middle = height / 2 if row is None else row
+def deck_masks(height: int, width: int) -> np.ndarray:
+    """Shares [2, H] of the regions above and below the middle of pictures `height` x `width`."""
+    middle = height / 2
     return _partition(np.arange(height) + 0.5, np.array([middle]), SEAM * width / 3)
 
 

@@ -34,6 +34,7 @@ CANDIDATES, DESIGNS, SUMMARY, REQUEST = "candidates.jsonl", "designs.jsonl", "su
 SHOWN = 120  # designs in the gallery
 
 _NOVEL_ENOUGH = 0.2  # mismatch from which on more counts no more
+_STRETCH = 0.05  # by how much the proportions of a drawing may differ from those of the model
 _INKED = 0.1  # grey from which on a pixel of a drawing without transparency is held
 
 Record = dict[str, Any]
@@ -131,13 +132,16 @@ def candidates(folder: Path, num: int) -> list[Record]:
 
 
 def read_lines(path: Path) -> list[Record]:
-    """The objects of a .jsonl file, in order; a last line cut short by a kill is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    """The records of a .jsonl file, in order, up to a line that is none: the last may be cut short by a kill."""
+    records: list[Record] = []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+            int(record["index"])
+        except (ValueError, TypeError, KeyError):
             break
+        records.append(record)
     return records
 
 
@@ -285,8 +289,17 @@ def write_results(folder: Path, records: Sequence[Record]) -> dict[str, dict[str
     counts = summary(ranked)
     write_atomically(folder / SUMMARY, json.dumps(counts, indent=1) + "\n")
     best = [record for record in ranked if record["rank"] is not None][:SHOWN]
-    gallery.write(folder / "gallery.html", [_card(folder, record) for record in best])
+    cards = [_card(folder, record) for record in best]
+    gallery.write(folder / "gallery.html", cards, summary=_shown(len(best), counts["all"]))
     return counts
+
+
+def _shown(number: int, of: dict[str, int]) -> str:
+    """Which designs the gallery shows: `number`, `of` those that the summary counts."""
+    best = f"The best {number} of " if number < of["distinct"] else ""
+    designs = f"{of['distinct']} distinct design{'s' * (of['distinct'] != 1)}"
+    candidates = f"{of['candidates']} candidate{'s' * (of['candidates'] != 1)}"
+    return f"{best}{designs} (novel, sharp, standing as drawn), from {candidates}; all are in {DESIGNS}"
 
 
 def _card(folder: Path, record: Record) -> gallery.Design:
@@ -356,7 +369,8 @@ def _checksum(arrays: Sequence[jax.Array]) -> int:
 
 
 def read_held(path: Path, height: int, width: int) -> Held:
-    """The pixels that a drawing fixes: a picture file of exactly [height, width], dark ink on white or transparent.
+    """The pixels that a drawing fixes: a picture file in the proportions of [height, width], within a twentieth, dark
+    ink on white or transparent; at another size it is resized.
 
     Where parts are transparent, what is opaque is held, ink as bridge and white as empty. Otherwise the ink alone is
     held (grey beyond a tenth), the rest is free. A picture bright on black is taken as the data set has it. Raises an
@@ -364,17 +378,19 @@ def read_held(path: Path, height: int, width: int) -> Held:
     """
     try:
         image = pictures.open_image(path)
-        size = image.size
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
+        image = image.convert("RGBA" if image.has_transparency_data or image.mode == "RGBA" else "L")
+        wide, high = image.size
+        if abs(wide * height - high * width) > _STRETCH * high * width:
+            raise InputError(
+                f"{path}: {wide} x {high} pixels are not in the proportions of the model's pictures; crop it"
+            )
+        if (high, wide) != (height, width):
+            smooth = Image.Resampling.BOX if high > height else Image.Resampling.BICUBIC
+            image = image.resize((width, height), smooth)
         opaque = np.asarray(image.getchannel("A")) > 127 if image.mode == "RGBA" else np.ones(1, bool)
         drawn = np.asarray((image.convert("RGB") if image.mode == "RGBA" else image).convert("L"))
     except (InputError, ValueError) as error:
-        raise InputError(f"--keep={error}; it must be a PNG of {width} x {height} pixels") from None
-    if size != (width, height):
-        raise InputError(
-            f"--keep={path}: {size[0]} x {size[1]} pixels, but the model's pictures have {width} x {height}; resize it"
-        )
+        raise InputError(f"--keep={error}; it must be a PNG of {width} x {height} pixels, or a multiple") from None
     if opaque.all():  # many editors save an alpha channel in which nothing is clear
         grey = 255 - drawn if np.median(drawn) > 127 else drawn
         mask = grey > _INKED * 255

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from bridge_ebm import data, metrics, mirror, processes, structure
 from bridge_ebm.data import Dataset
+from bridge_ebm.errors import InputError
 from bridge_ebm.fidelity import NEIGHBOURS
 from bridge_ebm.settings import TrainSettings
 
@@ -17,7 +18,11 @@ Array = np.ndarray
 
 
 class Real(NamedTuple):
-    """The real pictures to measure against: the training set, the held-out test part, and skeletons for novelty."""
+    """The real pictures to measure against: the training set, the test part, and skeletons for novelty.
+
+    `symmetric_only`: both parts are the mirror-symmetric pictures only; `held_out`: the training did not see the test
+    part.
+    """
 
     train: Dataset
     test: Dataset
@@ -72,7 +77,10 @@ def _pictures(training: TrainSettings) -> Dataset:
     size = training.height, training.width
     if training.data == "procedural":
         return data.procedural(*size, training.recipe, training.per_type, training.seed, progress=True)
-    return data.load_folder(training.data, *size, progress=True)
+    try:
+        return data.load_folder(training.data, *size, progress=True)
+    except InputError as error:
+        raise InputError(f"--model: its own training pictures are what it is measured beside; {error}") from None
 
 
 def _part(whole: Dataset, part: str, symmetric_only: bool) -> Dataset:

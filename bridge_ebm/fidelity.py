@@ -1,6 +1,6 @@
 """How near a set of pictures is to the real ones, and how much of their variety it has, in the space of features.py.
 
-frechet     distance of the Gaussians fitted to the two sets (Dowson and Landau 1982; Heusel et al. 2017)
+frechet     squared distance of the Gaussians fitted to the two sets (Dowson and Landau 1982; Heusel et al. 2017)
 precision   share of generated pictures within the manifold of the real ones, the balls about each real picture that
             reach its k-th nearest real neighbour (Kynkaanniemi et al. 2019)
 recall      the same with the roles exchanged
@@ -64,7 +64,7 @@ def _mixed(covariance_a: Array, covariance_b: Array) -> tuple[Array, Array]:
 
 
 def frechet(real: Array, fake: Array) -> Estimate:
-    """Frechet distance between features [M, D] and [N, D], at least two pictures each.
+    """Frechet distance, squared as the FID is, between features [M, D] and [N, D], at least two pictures each.
 
     A small N makes it larger: compare with a ceiling of as many pictures. The interval resamples what each picture adds
     to the distance to first order, 2 (m_b - m_a) . x + x^T (1 - T) x for x from the generated mean, with T the map

@@ -17,6 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
 
 from bridge_ebm import bridges, langevin
+from bridge_ebm.compose import energies_under
 from bridge_ebm.plotting import new_figure
 
 BOLTZMANN = 1.380649e-23  # J/K (SI, exact)
@@ -161,7 +162,7 @@ def landscape(
 def _plane_energies(plane: Plane, across: np.ndarray, up: np.ndarray, energy_fn: langevin.EnergyFn) -> np.ndarray:
     """Energies [len(up), len(across)] of the plane's clipped images, one row of the grid a batch."""
     rows = [np.stack([across, np.full_like(across, y)], axis=1) for y in up]
-    return np.stack([np.asarray(_energies(energy_fn, _clipped(lift(plane, row)))) for row in rows])
+    return np.stack([np.asarray(energies_under(energy_fn, _clipped(lift(plane, row)))) for row in rows])
 
 
 def _chains(
@@ -177,13 +178,9 @@ def _chains(
     starts = jnp.asarray(_clipped(images + START_NOISE * np.asarray(jax.random.normal(noise_key, images.shape))))
     # Chains move fastest at first: the moments kept are evenly spaced on a logarithmic scale.
     frames = tuple(np.unique(np.geomspace(1, settings.num_steps, 80).astype(int) - 1).tolist())
-    walk = jax.jit(langevin.trajectory, static_argnames=("settings", "frames"))
-    result = walk(chain_key, starts, energy_fn, settings, frames)
+    result = langevin.compiled_trajectory(chain_key, starts, energy_fn, settings, frames)
     paths = np.stack([project(plane, images) for images in (starts, *result.frames)])
-    return paths, np.stack([_energies(energy_fn, images) for images in (starts, result.images)])
-
-
-_energies = jax.jit(lambda energy_fn, images: energy_fn(images))
+    return paths, np.stack([energies_under(energy_fn, images) for images in (starts, result.images)])
 
 
 def _clipped(images: np.ndarray) -> np.ndarray:

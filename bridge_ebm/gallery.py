@@ -53,8 +53,10 @@ class Design(NamedTuple):
     steps: Sequence[int] = ()
 
 
-def write(path: Path, designs: Sequence[Design], title: str = "New bridge types") -> None:
+def write(path: Path, designs: Sequence[Design], title: str = "New bridge types", summary: str = "") -> None:
     """Write the page that shows `designs`, best first, to the file `path`: whole, or not at all.
+
+    `summary` says below the title which designs these are.
 
     Whatever the texts hold is shown as text. The page forbids itself every address, so it can fetch or send nothing.
     """
@@ -65,7 +67,12 @@ def write(path: Path, designs: Sequence[Design], title: str = "New bridge types"
         f"style-src '{_checksum(style)}'; script-src '{_checksum(script)}'"
     )
     page = Template(_part("page.html")).substitute(
-        title=html.escape(title), policy=policy, style=style, script=script, data=_embedded(content)
+        title=html.escape(title),
+        summary=html.escape(summary),
+        policy=policy,
+        style=style,
+        script=script,
+        data=_embedded(content),
     )
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(page, encoding="utf-8", newline="\n")

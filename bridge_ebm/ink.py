@@ -27,12 +27,11 @@ Array = np.ndarray
 
 
 class Ink(NamedTuple):
-    """Where the picture is drawn on: grey [128, 512] in [0, 1], masks, and the grey level of the ground.
+    """Where the picture is drawn on: masks [128, 512], and the grey level of the ground.
 
     `mask` holds the lines, `whole` the same before lines that run together were parted, `faint` all traces of ink.
     """
 
-    grey: Array
     mask: Array
     whole: Array
     faint: Array
@@ -126,7 +125,7 @@ def find_ink(grey: Array, enlarged: bool) -> Ink:
     mask = mask & (seen > 0.8 * ndimage.gaussian_filter(seen, 3.0))
     mask = remove_small_objects(mask, max_size=_SPECK - 1, connectivity=2)
     faint = seen > 0.6 * low
-    return Ink(grey, mask, whole, grown(faint) if enlarged else faint, noise)
+    return Ink(mask, whole, grown(faint) if enlarged else faint, noise)
 
 
 def grown(values: Array) -> Array:

@@ -12,6 +12,9 @@ from bridge_ebm import compose, plans
 from bridge_ebm.plans import Plan, Span
 
 ABOUT = 7.0  # metres about the usual place of the piers in which a companion's is looked for
+# Sums of squared differences are taken as in pictures of this size: they grow with the area along a seam, and with the
+# width in a profile of ink.
+MEASURED, MEASURED_WIDTH = 48, 192
 NEAR = 0.002  # per square metre: what a seam away from the piers weighs against squared differences of ink
 # Width of the seams where finished pictures are joined, in those of `compose.SEAM`: a cut between columns of pixels.
 JOINT = 1 / 12
@@ -27,7 +30,7 @@ def fitting(plan: Plan, parts: np.ndarray, flaws: np.ndarray, turn: int) -> np.n
     Those with the fewest `flaws` [NOISES, K]; among these the first sub-type's is number `turn`, so that designs of a
     group differ, and the others are those that differ least from their neighbours along the seams, with piers in line.
     """
-    count = parts.shape[1]
+    count, size = parts.shape[1], parts.shape[2] / MEASURED
     masks = plans.masks(plan, parts.shape[2], parts.shape[3], FIT)
     choices = np.stack(list(np.ndindex(*(len(parts),) * count)))  # [choices, K]
     width = parts.shape[3]
@@ -40,7 +43,7 @@ def fitting(plan: Plan, parts: np.ndarray, flaws: np.ndarray, turn: int) -> np.n
     for k in range(count):
         for m in range(k):
             apart = (masks[k] * masks[m] * (parts[:, None, k] - parts[None, :, m]) ** 2).sum((2, 3, 4))
-            cost += apart[choices[:, k], choices[:, m]]
+            cost += apart[choices[:, k], choices[:, m]] / size**2
     return choices[cost.argmin()]
 
 
@@ -108,7 +111,7 @@ def _parted(ink: list[np.ndarray], wanted: np.ndarray, width: int, place: float)
     # The side span's share of every column.
     shares = np.stack([compose.span_masks(width, (width * (0.5 - seam / plans.METRES),), JOINT)[0] for seam in seams])
     left = ink[1] + shares[:, : width // 2] * (ink[0] - ink[1])
-    costs = np.square(left - wanted).sum(axis=1) + NEAR * (seams - place) ** 2
+    costs = np.square(left - wanted).sum(axis=1) * (MEASURED_WIDTH / width) + NEAR * (seams - place) ** 2
     return float(seams[costs.argmin()]), float(costs.min())
 
 

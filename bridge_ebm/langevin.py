@@ -77,18 +77,9 @@ def langevin_step(
     return jnp.clip(perturbed - settings.step_size * gradient, -1.0, 1.0), energies
 
 
-def sample(
-    key: jax.Array,
-    images: jax.Array,
-    energy_fn: Callable[..., jax.Array],
-    settings: LangevinSettings,
-    labels: jax.Array | None = None,
-) -> jax.Array:
-    """Run `settings.num_steps` Langevin steps from `images` [B, H, W, 1]; returns the final images.
-
-    With `labels` [B] the energy is `energy_fn(images, labels)`: every chain has a class of its own.
-    """
-    return run_chains(jax.random.split(key, len(images)), images, energy_fn, settings, labels)
+def sample(key: jax.Array, images: jax.Array, energy_fn: EnergyFn, settings: LangevinSettings) -> jax.Array:
+    """Run `settings.num_steps` Langevin steps from `images` [B, H, W, 1] in [-1, 1]; returns the final images."""
+    return run_chains(jax.random.split(key, len(images)), images, energy_fn, settings)
 
 
 def run_chains(
@@ -101,8 +92,9 @@ def run_chains(
 ) -> jax.Array:
     """As `sample`, every chain with its own of `keys` [B], at most `at_once` chains side by side (0: what fits the
     cache on a CPU, elsewhere all).
-    """
 
+    With `labels` [B] the energy is `energy_fn(images, labels)`: every chain has a class of its own.
+    """
     if len(images) == 0:
         return images
 

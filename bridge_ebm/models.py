@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _LARGEST = 10**9  # of any number among the settings
 _CHANNELS = 4096
 _REACH = 5
 _COARSE = "coarse"  # the folder, in an exported one, of the model that its chains begin at
+_PARTIAL = "export.partial"  # the folder, in an exported one, that holds it until it is complete
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -289,31 +291,47 @@ def _check_settings(settings: ModelSettings) -> None:
         raise ValueError(f"reach is {settings.reach}")
     if settings.precision not in ("float32", "bfloat16") or settings.start not in ("uniform", "uniform_mirrored"):
         raise ValueError(f"precision {settings.precision!r} or start {settings.start!r} is unknown")
+    if (settings.start == "uniform_mirrored") != settings.mirror:
+        raise ValueError(f"start {settings.start!r} is not that of a model of {'halves' * settings.mirror or 'wholes'}")
     energy.make_network(settings, len(settings.subtypes))
 
 
 def export(workdir: str | Path, folder: Path) -> None:
     """Write the model of a work directory to a new `folder`, without the training's optimiser and replay buffer; the
-    coarse model that its chains begin at, where that is not a shipped one, goes to a folder in it.
+    coarse model that its chains begin at, where that is not a shipped one, goes to a folder in it. A full disk or a
+    kill leaves nothing that would stop the next export there.
 
     Raises an `InputError` if there is no model in `workdir`, or something in `folder` already.
     """
     step, model = _load(workdir)
-    if folder.exists() and any(folder.iterdir()):
+    partial = folder / _PARTIAL  # in `folder`, which may be a mounted one: nothing can be renamed to that
+    if folder.exists() and any(entry != partial for entry in folder.iterdir()):
         raise InputError(f"--out={folder}: there is something in it already; name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    record = json.loads((folder_of(workdir) / SETTINGS_FILE).read_text())
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write_model(partial, step, model, folder_of(workdir))
+        for entry in sorted(partial.iterdir()):  # settings.json last, which makes it a model
+            entry.rename(folder / entry.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_model(folder: Path, step: int, model: Model, source: Path) -> None:
+    record = json.loads((source / SETTINGS_FILE).read_text(encoding="utf-8"))
     name = model.settings.coarse_model
     if name and name not in list_models():
-        export(_coarse_folder(name, folder_of(workdir)), folder / _COARSE)
+        export(_coarse_folder(name, source), folder / _COARSE)
         record["model"]["coarse_model"] = record["training"]["coarse_model"] = _COARSE
     checkpoint.save(folder, step, {"model": {"params": model.params, "batch_stats": model.batch_stats}})
-    (folder / SETTINGS_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / SETTINGS_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def set_levels(folder: Path, levels: Sequence[float]) -> None:
     """Give the model in `folder` the `levels` of its sub-types, see `ModelSettings`."""
     path = folder / SETTINGS_FILE
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     record["model"]["levels"] = [float(level) for level in levels]
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    partial = path.with_name(f"{path.name}.partial")  # as `workdir.write_atomically`; workdir imports this module
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -14,6 +14,7 @@ from bridge_ebm.data import to_uint8
 CURVES = ("loss", "reg", "cdiv", "real", "fake")
 # The paper's Fig. 4 leaves out the first epochs, whose values dwarf the rest.
 EPOCHS_LEFT_OUT = 3
+MOST_PIXELS = 65000  # a side; matplotlib refuses 2^16
 
 
 def sheet(images: np.ndarray, columns: int, gap: int = 4) -> np.ndarray:
@@ -78,4 +79,4 @@ def plot_frames(path: Path, frames: np.ndarray, energies: np.ndarray, titles: Se
             axes.set_yticks([])
             energy = f"E = {energies[column, row]:.3f}"
             axes.set_title(f"{title}\n{energy}" if row == 0 else energy, fontsize=9)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=min(110.0, MOST_PIXELS / max(figure.get_size_inches())))

@@ -62,7 +62,8 @@ def run_training(
     It runs on `devices` (None: all there are, of all processes). Each process calls this alike; the first keeps the
     log, all write the checkpoints, to one `workdir`, and what is saved does not depend on the number of devices.
 
-    Raises an `InputError` for a work directory of another run, one where another process trains, a disk that takes no
+    A `workdir` that is not there is created. Raises an `InputError` for a work directory of another run, or of a model
+    without its training, one where another process trains, a checkpoint that cannot be loaded, a disk that takes no
     more, and a divergence that does not mend. The checkpoint before is kept in every case.
     """
     mesh = parallel.data_mesh(settings.shared, devices)
@@ -70,6 +71,7 @@ def run_training(
     total = settings.epochs * per_epoch if max_updates is None else min(max_updates, settings.epochs * per_epoch)
     first = processes.is_first()
     if first:
+        workdir.mkdir(parents=True, exist_ok=True)
         check_run(workdir, settings, data_checksums(dataset))
     with ExitStack() as claimed, _writing_explained(workdir):
         if first:
@@ -289,7 +291,8 @@ def _writing_explained(workdir: Path) -> Iterator[None]:
 
 @contextmanager
 def _stop_signal() -> Iterator[Callable[[int], bool]]:
-    """Within the block, the first Ctrl-C or SIGTERM only sets a flag; a second one acts as usual.
+    """Within the block, the first Ctrl-C or SIGTERM only sets a flag; a second Ctrl-C acts as usual, and where one
+    process trains alone a second SIGTERM does too.
 
     Gives a function of the number of the update, to be called after each: whether to stop there. Several processes
     stop after the same update, whichever of them got the signal.
@@ -299,15 +302,15 @@ def _stop_signal() -> Iterator[Callable[[int], bool]]:
     def note(number: int, frame: Any) -> None:
         received.append(number)
         signal.signal(number, before[number])
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     before: dict[int, Any] = {}
     several = processes.several()
+    # JAX has its own handler of SIGTERM, by which several processes agree where to stop.
+    noted = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
     with suppress(ValueError):  # not the main thread: a notebook's worker, say
-        if several:
-            # JAX has its own handler of SIGTERM, by which the processes agree where to stop.
-            before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        else:
-            before |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        before |= {number: signal.signal(number, note) for number in noted}
     try:
         yield processes.agreed_to_stop if several else lambda step: bool(received)
     finally:

@@ -54,12 +54,14 @@ class Analysis(NamedTuple):
     """What `analyse` found. Lengths in metres; shares from 0 to 1; every figure is finite.
 
     `gain`: decades by which the structure is stiffer than the deck alone between its ends. `axial_share`: of the
-    strain energy under a full deck load, the part in axial force; arches, cables and stays that work have more than
-    half, girders next to none. `relief`: the part of the deck's bending that arches, cables and stays take off it in
-    the span where they take least, among those longer than a girder spans alone (1: there is none). `spacing`: of
+    strain energy under a full deck load, the part in axial force; arches, cables and stays that work have a quarter
+    and more, girders next to none. `relief`: the part of the deck's bending that arches, cables and stays take off it
+    in the span where they take least, among those longer than a girder spans alone (1: there is none). `spacing`: of
     neighbouring supports. `floating`: pieces joined to nothing; `dangling`: members with an end in the air; `gaps`:
     blanks that were bridged; `idle_share`: of the length, in members that carry nothing. `symmetry`: share of the ink
     that mirrors onto itself. `noise`: of the ground, share of white. `confidence`: mean over the members by length.
+    `deflection`: the deck's largest, under 100 kN/m along it (`model.LOAD`). `load_bearing_share`: of all length,
+    what carries load, 0 where nothing stands. `supports`, `members`, `forces`: what was recognised, and what is in it.
     """
 
     verdict: str

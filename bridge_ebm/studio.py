@@ -5,7 +5,7 @@ A model of half pictures runs all chains on left halves, unless what is held of 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -99,8 +99,15 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
 
 def on_device(studio: Studio, device: jax.Device) -> Studio:
     """The studio with its arrays on `device`."""
-    energies, projection = jax.device_put((studio.energies, studio.projection), device)
+    energies, projection = _placed((studio.energies, studio.projection), device)
     return studio._replace(energies=energies, projection=projection, cascade=_moved(studio.cascade, device))
+
+
+def _placed(tree: Any, device: jax.Device) -> Any:
+    """The tree on `device`, what is one array in it still one: by that `compose.one_of` knows what energies share."""
+    distinct = {id(leaf): leaf for leaf in jax.tree.leaves(tree)}
+    placed = {key: jax.device_put(leaf, device) for key, leaf in distinct.items()}
+    return jax.tree.map(lambda leaf: placed[id(leaf)], tree)
 
 
 def _moved(model: Model | None, device: jax.Device) -> Model | None:

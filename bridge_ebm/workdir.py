@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge_ebm import checkpoint
 from bridge_ebm.data import Dataset
 from bridge_ebm.errors import InputError
 from bridge_ebm.lock import LOCK_FILE
@@ -84,6 +85,10 @@ def check_run(workdir: Path, settings: TrainSettings, checksums: dict[str, int])
     Writes nothing.
     """
     path = workdir / SETTINGS_FILE
+    if checkpoint.written_without(workdir, "training"):
+        raise InputError(
+            f"--workdir={workdir}: holds an exported model, which cannot be continued; use a fresh --workdir"
+        )
     if path.exists():
         _check_same_run(path, settings, checksums)
     elif any(not _comes_first(entry.name) for entry in workdir.iterdir()):

@@ -20,10 +20,13 @@ from bridge_ebm.errors import InputError
 from bridge_ebm.models import Model, list_models
 from bridge_ebm.settings import TrainSettings
 
+MOST_SEED = 2**31 - 1  # as of a training
+INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
+
 
 def run(main: Callable[[], None]) -> None:
     """Parse the flags and run `main()`; an `InputError`, and what the file system refuses, becomes one line on stderr
-    and exit status 1. So does the end of another process that runs the same.
+    and exit status 1. So does the end of another process that runs the same, and Ctrl-C, whose status is 130.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -36,8 +39,10 @@ def run(main: Callable[[], None]) -> None:
             main()
         except InputError as error:
             stop(f"{Path(argv[0]).name}: error: {error}")
+        except KeyboardInterrupt as interrupt:
+            stop(f"{Path(argv[0]).name}: stopped {interrupt}".rstrip(), INTERRUPTED)
         except Exception as error:
-            line = processes.lost(error)
+            line = processes.lost(error) or homeless(error)
             if line is None and isinstance(error, OSError):
                 place = f"{error.filename}: " if error.filename is not None else ""
                 line = f"{place}{error.strerror or error}; check the name, rights and space"
@@ -46,6 +51,14 @@ def run(main: Callable[[], None]) -> None:
             stop(f"{Path(argv[0]).name}: error: {line}")
 
     app.run(guarded, flags_parser=parsed)
+
+
+def homeless(error: Exception) -> str | None:
+    """What is wrong with a flag whose path begins with the home of nobody, None for another error."""
+    if not (isinstance(error, RuntimeError) and "home directory" in str(error)):
+        return None
+    named = next((argument for argument in sys.argv if "~" in argument), "~")
+    return f"{named}: there is no such home directory; write the path out"
 
 
 def parsed(argv: list[str]) -> list[str]:
@@ -66,13 +79,13 @@ def _flag_files(argv: list[str]) -> list[str]:
     return files + [path for flag, path in zip(argv, argv[1:], strict=False) if flag in ("-flagfile", "--flagfile")]
 
 
-def stop(line: str) -> None:
-    """End with one line on stderr and exit status 1, at once where others run too: they must not wait for this one."""
-    if not processes.joined():
-        sys.exit(line)
+def stop(line: str, status: int = 1) -> None:
+    """End with one line on stderr and this exit status; at once where others run too, which must not wait for this."""
     print(line, file=sys.stderr, flush=True)
+    if not processes.joined():
+        sys.exit(status)
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(status)
 
 
 def define_process_flags() -> None:

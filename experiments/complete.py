@@ -26,7 +26,9 @@ from bridge_ebm.workdir import write_atomically
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
 OUT = flags.DEFINE_string("out", "runs/complete", "Folder for the pictures and the report.")
 TRIALS = flags.DEFINE_integer("trials", 50, "Sketches to complete.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Seed of what is erased, and of the chains.", lower_bound=0)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of what is erased, and of the chains.", lower_bound=0, upper_bound=cli.MOST_SEED
+)
 
 TEST_WIDTHS = (6, 14)  # of the base pictures in the test part (data.split)
 INKED = 0.1  # grey from which on a pixel is drawn

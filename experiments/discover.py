@@ -2,10 +2,10 @@
 
     python experiments/discover.py --model=default --out=runs/discover
 
-makes 2000 candidates from the default mix of compositions (a quarter of an hour on one core), screens each one's
-structure, definition and novelty, and writes DIR/gallery.html, DIR/designs.jsonl, DIR/designs/*.png and
-DIR/summary.json. Run the same command again to continue after an interruption, or with a larger --num for more. To
-steer it:
+makes 2000 candidates from the default mix of compositions (a quarter of an hour on one core; with
+--model=default_128x512 a good half hour), screens each one's structure, definition and novelty, and writes
+DIR/gallery.html, DIR/designs.jsonl, DIR/designs/*.png and DIR/summary.json. Run the same command again to continue
+after an interruption, or with a larger --num for more. To steer it:
 
     --combine=fan_cable_stayed,through_arch          these sub-types, and no others
     --main_span=through_arch --side_spans=fan_cable_stayed
@@ -37,13 +37,17 @@ from bridge_ebm.studio import Studio, open_studio
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
 OUT = flags.DEFINE_string("out", "runs/discover", "Folder for the designs and the gallery.")
 NUM = flags.DEFINE_integer("num", 2000, "Candidates in all.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Seed of plans, starts and noise.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of plans, starts and noise.", lower_bound=0, upper_bound=cli.MOST_SEED)
 WAYS = flags.DEFINE_list("ways", [], "Ways of making, in equal shares (default: the mix that yields most).")
 COMBINE = flags.DEFINE_list("combine", [], "Sub-types to combine, all of them and no others.")
-MAIN_SPAN = flags.DEFINE_string("main_span", "", "Sub-type of the main span, above or below the deck.")
+MAIN_SPAN = flags.DEFINE_string(
+    "main_span", "", f"Sub-type of the main span, above or below the deck ({', '.join(bridges.SUBTYPES)})."
+)
 SIDE_SPANS = flags.DEFINE_list("side_spans", [], "Sub-type of the side spans, or two: one side's and the other's.")
 SYMMETRIC = flags.DEFINE_bool("symmetric", False, "Only designs whose two sides are alike.")
-KEEP = flags.DEFINE_string("keep", None, "A picture of the model's size: what is drawn in it stays in every design.")
+KEEP = flags.DEFINE_string(
+    "keep", None, "A picture in the model's proportions: what is drawn in it stays in every design."
+)
 cli.define_process_flags()
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "Temperature of the chains (0: the model's own noise).", 0.0)
 
@@ -72,10 +76,14 @@ def make(out: Path, studio: Studio, request: discovery.Request) -> list[discover
     records: list[discovery.Record] = []
     real = evaluation.training_skeletons(models.training_of(cli.model_or_default(MODEL.value)))
     with tqdm(total=NUM.value, unit="candidate", dynamic_ncols=True, disable=not processes.is_first()) as bar:
-        for group in discovery.discover(out, studio, request, NUM.value, real):
-            records += group
-            bar.set_postfix_str(f"{sum(map(discovery.is_design, records))} novel, sharp and A", refresh=False)
-            bar.update(len(group))
+        try:
+            for group in discovery.discover(out, studio, request, NUM.value, real):
+                records += group
+                bar.set_postfix_str(f"{sum(map(discovery.is_design, records))} novel, sharp and A", refresh=False)
+                bar.update(len(group))
+        except KeyboardInterrupt:
+            made = f"with --num={len(records)} it shows what is there" if records else "nothing is there yet"
+            raise KeyboardInterrupt(f"by you: the same command goes on; {made}") from None
     return discovery.candidates(out, NUM.value) if processes.several() else records
 
 

@@ -6,8 +6,12 @@ reads the metrics, the events, the checkpoints and the lock of the work director
 seconds. Exit status 0: healthy; 1: not.
 """
 
+import os
 import sys
 from pathlib import Path
+
+# Before JAX starts: reading files needs no accelerator, and the training beside may hold it (a TPU serves one process).
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 import cli
 from absl import flags

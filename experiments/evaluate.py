@@ -42,10 +42,11 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the chains (defaul
 HOLD_STEPS = flags.DEFINE_integer(
     "hold_steps", 2000, "Steps of the chains from 100 held-out pictures (0: none).", lower_bound=0
 )
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the starts and of the noise.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the starts and of the noise.", lower_bound=0, upper_bound=cli.MOST_SEED)
 
 cli.define_process_flags()
 
+REPORT, PAGE = "evaluation.json", "sheet.png"
 SHEET = (64, 8)  # pictures, of which in a row
 SMALLEST = 16  # rows and columns of a real picture
 OF_A_MODEL = ("num", "subtype", "num_steps", "hold_steps", "seed")
@@ -59,9 +60,9 @@ def main() -> None:
     if not processes.is_first():
         return
     out = Path(OUT.value).expanduser()
-    write_atomically(out / "evaluation.json", json.dumps(finite(record), indent=1) + "\n")
+    write_atomically(out / REPORT, json.dumps(finite(record), indent=1) + "\n")
     print(table(record))
-    print("\n".join(f"  {path}" for path in (out / "evaluation.json", out / "sheet.png", out / "samples")))
+    print("\n".join(f"  {path}" for path in (out / REPORT, out / PAGE, out / "samples")))
 
 
 def check_flags() -> None:
@@ -89,7 +90,7 @@ def of_model(name: str) -> dict[str, Any]:
     model = bridge_ebm.load_model(name)
     asked = cli.asked_subtypes(model, SUBTYPE.value, NUM.value)
     training = models.training_of(name)
-    out = cli.output_folder(OUT.value)
+    out = report_folder()
     real = evaluation.real_pictures(training)
     wanted = {one for one in asked if one is not None}
     if absent := wanted - set(real.test.subtypes):
@@ -122,10 +123,19 @@ def of_model(name: str) -> dict[str, Any]:
 def of_folder(path: str) -> dict[str, Any]:
     """Report on a folder of pictures."""
     images, asked = read_folder(Path(path).expanduser())
-    out = cli.output_folder(OUT.value)
+    out = report_folder()
     real = evaluation.real_pictures(TrainSettings(height=images.shape[1], width=images.shape[2]))
     what = {"model": None, "images": path, "subtype": None, "num_steps": None, "seed": None}
     return what | reported(images, asked, real, out) | {"chains": None}
+
+
+def report_folder() -> Path:
+    """The folder of --out; an `InputError` if pictures lie where the report's own go and no report of ours is there."""
+    out = cli.output_folder(OUT.value)
+    samples, ours = out / "samples", any((out / name).exists() for name in (REPORT, PAGE))
+    if not ours and samples.is_dir() and any(samples.iterdir()):
+        raise InputError(f"--out={out}: {samples} holds pictures of no evaluation of ours; name another folder")
+    return out
 
 
 def read_folder(root: Path) -> tuple[np.ndarray, list[str | None]]:
@@ -170,14 +180,15 @@ def write_samples(out: Path, images: np.ndarray) -> list[str]:
     names = [f"samples/{index:04d}.png" for index in range(len(images))]
     if not processes.is_first():
         return names
+    count, columns = SHEET
+    # First, because by it `report_folder` knows that the pictures are ours.
+    save_png(out / PAGE, sheet(data.to_unit(images[:count]), min(columns, len(images))))
     folder = out / "samples"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.png"):
         if old.stem.isdecimal():
             old.unlink()
     pictures.write_pictures(out, zip(names, images, strict=True), len(names))
-    count, columns = SHEET
-    save_png(out / "sheet.png", sheet(data.to_unit(images[:count]), min(columns, len(images))))
     return names
 
 

@@ -30,7 +30,7 @@ from bridge_ebm.workdir import read_metrics
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
 DESIGNS = flags.DEFINE_string("designs", None, "A folder that discover.py wrote, whose best designs Fig. 6 shows.")
 OUT = flags.DEFINE_string("out", "runs/figures", "Folder for the figures.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the chains in the figures.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the chains in the figures.", lower_bound=0, upper_bound=cli.MOST_SEED)
 
 MOLECULES = 8000
 CORNERS = ("through_arch", "fan_cable_stayed", "vertical_suspension")  # of Fig. 2: one of each family but the beams
@@ -85,11 +85,16 @@ def write_landscape(path: Path, key: jax.Array, model: bridge_ebm.Model) -> None
     print(f"{path}: energies {low:.2f} to {high:.2f}, chains from {start:.2f} to {end:.2f}", flush=True)
 
 
+def not_drawn(path: Path, why: str) -> None:
+    """Say why a figure is missing, and that one from before, perhaps of another model, is still there."""
+    print(f"{path}: not drawn, {why}{'; the one there is of an earlier run' * path.exists()}", flush=True)
+
+
 def write_curves(path: Path, asked: str) -> None:
     """Fig. 4, where the model is a work directory that has its metrics."""
     rows = read_metrics(Path(asked).expanduser())
     if not rows:
-        print(f"{path}: not drawn, --model={asked} has no metrics.jsonl (a training's work directory has)", flush=True)
+        not_drawn(path, f"--model={asked} has no metrics.jsonl (a training's work directory has)")
         return
     plot_curves(path, rows)
     print(f"{path}: {rows[-1]['step']} updates, {rows[-1]['epoch']} epochs", flush=True)
@@ -134,12 +139,10 @@ def write_designs(
         try:
             designs = make_designs(cli.output_folder(str(path.with_name("designs"))), asked, model)
         except InputError as error:
-            print(f"{path}: not drawn, {error}", flush=True)
+            not_drawn(path, str(error))
             return
     if designs is None:
-        print(
-            f"{path}: not drawn, it needs --designs=DIR of discover.py, or a --model that knows sub-types", flush=True
-        )
+        not_drawn(path, "it needs --designs=DIR of discover.py, or a --model that knows sub-types")
         return
     figures.draw_designs(path, *designs)
     print(f"{path}: {len(designs[1])} new types, {designs[1][0]} the first", flush=True)

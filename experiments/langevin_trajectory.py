@@ -2,9 +2,9 @@
 
     python experiments/langevin_trajectory.py --model=default --out=runs/trajectory
 
-runs 10 chains of 2000 Langevin steps (about a minute on 2 cores), of the sub-types in turn where the model knows them,
-and writes their pictures at updates 0, 900 and 1999, in the numbering of the paper's notebook: frame i is the image
-after update i + 1.
+runs 10 chains of 2000 Langevin steps (about a minute on 2 cores, at 128 x 512 some ten), of the sub-types in turn
+where the model knows them, and writes their pictures at updates 0, 900 and 1999, in the numbering of the paper's
+notebook: frame i is the image after update i + 1.
 
 In the folder: step_0000.png, step_0900.png, step_1999.png (one row per chain), trajectory.png (chains x frames,
 each with its energy), trajectory.json (the energies of the frames, and along every chain).
@@ -29,7 +29,7 @@ FRAMES = flags.DEFINE_list("frames", ["0", "900", "1999"], "Updates whose pictur
 SUBTYPE = flags.DEFINE_string("subtype", None, "Sub-type of the chains; 'none': no sub-type (default: all in turn).")
 CHAINS = flags.DEFINE_integer("chains", 10, "Number of chains.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 2000, "Langevin steps of each chain.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the starts and of the noise.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the starts and of the noise.", lower_bound=0, upper_bound=cli.MOST_SEED)
 
 
 def main() -> None:
@@ -45,9 +45,6 @@ def main() -> None:
     energy_fn = model.energy_of_each(asked)
     result = bridge_ebm.trajectory(chain_key, model.noise(start_key, CHAINS.value), energy_fn, settings, frames)
     energies = np.stack([np.asarray(jax.jit(energy_fn)(kept)) for kept in result.frames])
-    for frame, kept in zip(frames, np.asarray(result.frames), strict=True):
-        save_png(out / f"step_{frame:04d}.png", sheet(kept, columns=1))
-    plot_frames(out / "trajectory.png", np.asarray(result.frames), energies, [f"update {frame}" for frame in frames])
     record = {
         "model": cli.model_or_default(MODEL.value),
         "seed": SEED.value,
@@ -58,6 +55,9 @@ def main() -> None:
         "chain_energies": finite_or_none(result.energies.T),
     }
     write_atomically(out / "trajectory.json", json.dumps(record) + "\n")
+    for frame, kept in zip(frames, np.asarray(result.frames), strict=True):
+        save_png(out / f"step_{frame:04d}.png", sheet(kept, columns=1))
+    plot_frames(out / "trajectory.png", np.asarray(result.frames), energies, [f"update {frame}" for frame in frames])
     seconds, means = time.perf_counter() - began, ", ".join(f"{mean:.3f}" for mean in energies.mean(axis=1))
     print(f"done in {seconds:.0f} s; mean energy at the frames: {means}")
     print("\n".join(f"  {out / name}" for name in ("trajectory.png", *(f"step_{frame:04d}.png" for frame in frames))))

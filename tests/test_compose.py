@@ -7,6 +7,7 @@ from jax.tree_util import Partial
 from bridge_ebm import compose, energy
 from bridge_ebm.langevin import energy_and_gradient, uniform_images
 from bridge_ebm.multiscale import MultiscaleEnergy
+from bridge_ebm.studio import Studio, on_device
 
 SHAPE = (6, 8, 1)
 
@@ -252,6 +253,26 @@ def test_weights_that_do_not_fit_are_refused(weights):
         compose.conjunction([bowl(), bowl()], weights)
     with pytest.raises(ValueError, match="at least one"):
         compose.disjunction([])
+
+
+@pytest.mark.parametrize(("weights", "temperature"), [([1.0, -1.0], 1.0), ([1.0, 0.0], 1.0), (None, 0.0)])
+def test_a_mixture_without_a_positive_share_of_each_is_refused(weights, temperature):
+    with pytest.raises(ValueError, match="weights and a temperature above 0"):
+        compose.disjunction([bowl(0.1), bowl(0.2)], weights, temperature)
+
+
+def test_on_another_device_energies_still_share_their_weights():
+    weights = jnp.ones((3, 3))
+
+    def energy_fn(weights, label, images):
+        return label * (weights * images[:, :3, :3, 0]).sum((1, 2))
+
+    energies = tuple(Partial(energy_fn, weights, jnp.float32(label)) for label in range(3))
+    studio = Studio(**dict.fromkeys(Studio._fields))._replace(energies=energies, projection=Partial(jnp.abs))
+    placed = on_device(studio, jax.devices()[0])
+    alike, own = compose.one_of(placed.energies, np.arange(3)).args[:2]
+    assert own.args[0] is None and own.args[1].shape == (3,)
+    np.testing.assert_array_equal(alike.args[0], weights)
 
 
 def test_ink_is_charged_by_grey_and_a_step_takes_the_faintest_away():

@@ -229,6 +229,17 @@ def test_a_design_takes_companions_that_fit_each_other():
     assert joints.fitting(plan, parts, flaws, 2)[0] != 2
 
 
+def test_companions_are_chosen_alike_at_any_size():
+    plan = composed("beam", "through_arch", "beam", "spans")
+    contrasts = np.array([0.6, 0.48, 0.72, 0.3]).reshape(4, 1, 1, 1, 1)
+    small = contrasts * np.random.default_rng(0).uniform(-1, 1, (4, 2, HEIGHT, WIDTH, 1))
+    large = small.repeat(2, axis=2).repeat(2, axis=3)
+    none = np.zeros((4, 2), int)
+    for turn in range(4):  # sums of squared differences grow with the picture, the price of another's turn does not
+        assert list(joints.fitting(plan, small, none, turn)) == [turn, 3]
+        assert list(joints.fitting(plan, large, none, turn)) == [turn, 3]
+
+
 def test_piers_in_line_outweigh_other_differences_along_the_seams(monkeypatch):
     plan = composed("harp_cable_stayed", "fan_cable_stayed", "harp_cable_stayed", "spans")
     pier = round(WIDTH * (0.5 - plans.PIER / plans.METRES))
@@ -266,6 +277,10 @@ def test_ways_that_mix_energies_over_the_whole_picture(way):
         np.testing.assert_allclose(end, (mine + its) / 2, atol=0.03)
     elif way == "either":
         assert min(np.abs(end - mine).max(), np.abs(end - its).max()) < 0.05
+        # The noise decides which of the two it is, and not the order in which they are named.
+        spans = (Span(other, other),) * 3
+        (turned,) = generate.make_group(studio, 0, 0, [Plan(way, spans, other="through_arch")])
+        np.testing.assert_allclose(end, data.to_unit(turned.picture), atol=0.05)
     elif way == "without":
         # Away from the one not wanted, as far as the bound lets it.
         assert ((end - its) ** 2).sum() >= ((mine - its) ** 2).sum() - 1e-3
@@ -563,6 +578,13 @@ def test_a_drawing_holds_its_ink_and_a_transparent_one_all_that_is_opaque(tmp_pa
         np.testing.assert_array_equal(again.mask, opaque.mask)
         np.testing.assert_array_equal(again.picture, opaque.picture)
     assert held.picture[0, 0] == -1 and held.picture[24, 0] == 1
+    for name in ("ink", "clear"):  # a drawing of another size is reduced
+        exact = discovery.read_held(tmp_path / f"{name}.png", HEIGHT, WIDTH)
+        small = Image.open(tmp_path / f"{name}.png")
+        small.resize((3 * WIDTH, 3 * HEIGHT), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+        reduced = discovery.read_held(tmp_path / "large.png", HEIGHT, WIDTH)
+        np.testing.assert_array_equal(reduced.mask, exact.mask)
+        np.testing.assert_array_equal(reduced.picture[reduced.mask[..., 0]], exact.picture[exact.mask[..., 0]])
 
 
 def test_sketches_are_completed_around_what_is_drawn():
@@ -595,7 +617,7 @@ def test_drawings_that_cannot_be_held_are_refused(tmp_path):
     Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "empty.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
     for name, message in (
-        ("size", "192 x 40 pixels, but the model's pictures have 192 x 48"),
+        ("size", "192 x 40 pixels are not in the proportions of the model's pictures; crop it"),
         ("empty", "nothing is drawn in it"),
         ("broken", "not a whole PNG, JPEG, BMP or TIFF picture"),
         ("none", "No such file"),

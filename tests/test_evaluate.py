@@ -125,6 +125,27 @@ def test_the_order_of_energies_does_not_depend_on_the_level_of_a_sub_type(model_
     assert 0.2 < order(0.0)["real_below_generated"] < 0.8
 
 
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_every_kind_of_picture_stands_on_its_side_of_the_order(monkeypatch, unconditional):
+    pictures = np.stack([bridges.render(name, 0, 16, 64) for name in bridges.SUBTYPES])
+    real = data.Dataset(pictures, np.arange(8), np.zeros(8, int), bridges.SUBTYPES)
+    drawn, asked = chain_report.Drawn(pictures[:, ::-1], np.zeros((11, 8))), [None if unconditional else "beam"] * 8
+    model = SimpleNamespace(noise=lambda key, count: jnp.zeros((count, 16, 64, 1)))
+
+    def constants(model, images, names):
+        assert set(names) == {None} if unconditional else None not in names
+        known = (0.0, pictures), (1.0, drawn.images), (3.0, np.full_like(pictures, 128))
+        level = next((level for level, kind in known if np.array_equal(images, kind)), 2.0)  # none of these: corrupted
+        return np.full(len(images), level)
+
+    monkeypatch.setattr(chain_report, "energies_of", constants)
+    found = chain_report._order(model, drawn, asked, real, unconditional, 0)
+    kinds = ("real", "generated", "corrupted", "noise")
+    pairs = {f"{low}_below_{high}" for k, low in enumerate(kinds) for high in kinds[k + 1 :]}
+    assert found.keys() == pairs | {f"real_below_{name}" for name in chain_report.CORRUPTIONS}
+    assert set(found.values()) == {1.0}
+
+
 def test_chains_depend_on_the_seed_alone_and_stay_in_their_class(model_dir):
     model = load_model(model_dir)
     rng = np.random.default_rng(0)
@@ -236,6 +257,83 @@ def test_tenths_without_a_step_do_not_count_as_fallen():
     assert chain_report._along(rose, 1)["tenths_that_fell"] == 0
     assert chain_report._along(-rose, 1)["tenths_that_fell"] == 1
     assert chain_report._along(rose, 10)["tenths_that_fell"] == 0.9
+
+
+def test_chains_that_fell_are_those_that_end_below_their_start():
+    energies = np.full((11, 4), 8.0)
+    energies[5] = -100.0  # on the way does not count
+    energies[-1] = [4.0, 8.0, 9.0, 11.0]
+    along = chain_report._along(energies, 20)
+    assert along["chains_that_fell"] == 0.25 and along["steps"] == list(range(0, 21, 2))
+    assert along["mean_energy"] == [*[8.0] * 5, -100.0, *[8.0] * 5]
+
+
+def test_chains_from_real_pictures_may_be_left_out(evaluate, monkeypatch):
+    monkeypatch.setattr(chain_report, "_order", lambda *_: {"real_below_noise": 0.75})
+    monkeypatch.setattr(chain_report, "_hold", lambda *_: {})
+    drawn = chain_report.Drawn(np.zeros((1, 16, 64), np.uint8), np.linspace(9, -1, 11)[:, None])
+    real = evaluation.Real(None, None, None, False, True)
+    chains = chain_report.report(None, drawn, [None], real, num_steps=10, hold_steps=0, seed=0)
+    assert chains["hold"] is None
+    lines = evaluate._chain_lines(chains)
+    assert len(lines) == 3 and not any("held-out" in line for line in lines)
+    assert lines[0].endswith("by tenths: 9 8 7 6 5 4 3 2 1 0 -1")
+    assert lines[1].startswith("chains that end lower than they started: 100.0%")
+    assert lines[2] == "energy order (AUC): real below noise 0.750"
+    held = {"pictures": 3, "steps": 10, "mean_ink_kept": 0.9, "worst_ink_kept": 0.5, "same_subtype": 1.0}
+    *others, last = evaluate._chain_lines({**chains, "hold": held})
+    assert others == lines and last.startswith("ink that 3 held-out pictures keep in 10 steps: 90.0% on average, 50.0%")
+
+
+@pytest.fixture
+def four():
+    """Four judged pictures: a known beam, a good new one, one like an arch that is not sharp, and a blank."""
+    fits = np.array([True, True, True, False])
+    in_range = metrics.Definition(fits, fits, np.array([True, True, False, False]), fits)
+    figures = metrics.Definition(*(np.ones(4) for _ in range(4)))
+    pair = {"pair": ("beam", "deck_arch"), "pair_share": 1.0, "shares": (0.6, 0.6)}
+    novelty = [
+        metrics.Novelty(mismatch, novel, nearest, "beam", 0.9, kind=kind, **pair)
+        for mismatch, novel, nearest, kind in (
+            *((0.0, False, "beam", "known"), (0.2, True, "deck_arch", "combination")),
+            *((0.4, True, "deck_arch", "new shape"), (1.0, False, None, "blank")),
+        )
+    ]
+    return evaluation.Judged(figures, in_range, novelty, ["A", "A", "B", "C"])
+
+
+def test_a_picture_is_drawn_as_asked_where_its_nearest_is_what_was_asked(four):
+    asked, real = ["beam", "beam", "deck_arch", None], ["beam", "deck_arch"]
+    found = evaluation._accuracy(four.nearest, asked, ["beam", "beam"], real)
+    assert found["value"] == pytest.approx(2 / 3) and found["ceiling_value"] == 0.5  # a blank asked for nothing
+    assert evaluation._accuracy(four.nearest, [None] * 4, real, real) is None
+    assert evaluation._accuracy(four.nearest, ["beam"] * 4, real, real)["value"] == 0.25
+
+
+def test_of_every_sub_type_is_said_how_many_were_asked_for_and_what_became_of_them(four):
+    labels = np.array([0, 0, 0, 1])
+    test = data.Dataset(np.zeros((4, 8, 32), np.uint8), labels, labels, ("beam", "deck_arch"))
+    real = evaluation.Real(test, test, None, False, True)
+    rows = evaluation._classes(four, ["beam", "beam", "beam", None], real)
+    assert (rows["beam"]["value"], rows["beam"]["ceiling_value"]) == (0.25, 0.75)
+    assert (rows["deck_arch"]["value"], rows["deck_arch"]["ceiling_value"]) == (0.5, 0.25)
+    of_beams = [rows["beam"][name] for name in ("asked", "drawn_as_asked", "sharp", "verdict_A")]
+    assert of_beams == pytest.approx([3, 1 / 3, 2 / 3, 2 / 3]) and "asked" not in rows["deck_arch"]
+
+
+def test_novel_pictures_count_as_designs_where_they_are_sharp_and_stand(four):
+    names = ("beam", "deck_arch", "through_arch", "fan_cable_stayed")
+    pictures, fits = np.stack([bridges.render(name, 6, 48, 192) for name in names]), [np.ones(4, bool)] * 4
+    found = evaluation._novelty(pictures, four)
+    assert found["novel"]["value"] == 0.5 and found["median_mismatch"] == pytest.approx(0.3)
+    assert found["kinds"] == {"known": 1, "variant": 0, "combination": 1, "new shape": 1, "blank": 1}
+    assert (found["novel_sharp_A"], found["novel_sharp_A_distinct"]) == (1, 1)
+    stands, sharp = {"verdicts": ["A"] * 4}, {"in_range": metrics.Definition(*fits)}
+    for change in (stands, sharp):  # the other new one lacks something still
+        assert evaluation._novelty(pictures, four._replace(**change))["novel_sharp_A"] == 1
+    new = {"novelty": [one._replace(novel=True) for one in four.novelty]}
+    found = evaluation._novelty(pictures[[0, 1, 0, 1]], four._replace(**stands, **sharp, **new))
+    assert (found["novel_sharp_A"], found["novel_sharp_A_distinct"]) == (4, 2)
 
 
 def test_memorisation_needs_held_out_pictures():

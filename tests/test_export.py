@@ -1,5 +1,8 @@
 """A model folder made out of a work directory."""
 
+import json
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -43,6 +46,43 @@ def test_an_export_overwrites_nothing(workdir, tmp_path):
     with pytest.raises(InputError, match=r"--out=.*full: there is something in it"):
         models.export(workdir, tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_an_export_that_fails_or_is_killed_is_no_hindrance_to_the_next(tmp_path, monkeypatch):
+    save, out = checkpoint.save, tmp_path / "copy"
+
+    def full(*arguments):
+        save(*arguments)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            models.export("paper", out)
+    assert list(out.iterdir()) == []
+    (out / "export.partial" / "checkpoints").mkdir(parents=True)  # what a kill leaves
+    models.export("paper", out)
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "settings.json"]
+    assert bridge_ebm.load_model(out).settings == bridge_ebm.load_model("paper").settings
+
+
+def test_levels_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"model": {"levels": [0.0]}, "training": {}}))
+    write = Path.write_text
+
+    def full(self, text, **how):
+        write(self, text[:5], **how)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            models.set_levels(tmp_path, [1.5])
+    assert json.loads(path.read_text())["model"]["levels"] == [0.0]
+    models.set_levels(tmp_path, [1.5])
+    assert json.loads(path.read_text()) == {"model": {"levels": [1.5]}, "training": {}}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["settings.json"]
 
 
 def test_levels_are_refused_for_a_model_without_sub_types(workdir, tmp_path, run_script):

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from conftest import ROOT
 from PIL import Image
 
 from bridge_ebm import bridges, data, figures
+from bridge_ebm.errors import InputError
 from bridge_ebm.langevin import LangevinSettings
 from bridge_ebm.runs import run_training
 
@@ -124,44 +126,57 @@ def test_titles_name_every_subtype_in_order():
     assert tuple(figures.TITLES) == bridges.SUBTYPES
 
 
-def run_command(prepare: str, *flags: str) -> list[str]:
-    """The lines that experiments/figures.py prints, with few molecules, after the Python statement `prepare`."""
-    program = f"import cli, figures; figures.MOLECULES = 50; {prepare}; cli.run(figures.main)"
-    command = [sys.executable, "-c", program, *flags]
-    done = subprocess.run(command, cwd=ROOT / "experiments", capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
 @pytest.mark.usefixtures("compiled_quickly")
 def test_command_draws_the_figures_of_a_training(tmp_path, tiny):
     dataset = data.procedural(tiny.height, tiny.width, per_type=tiny.per_type)
     (tmp_path / "run").mkdir()
     run_training(tiny, dataset, tmp_path / "run")
     out = tmp_path / "out"
-    small = "figures.STEPS, figures.FRAMES = 5, (0, 2, 4); figures.write_curves('none.png', 'shipped')"
-    lines = run_command(small, f"--model={tmp_path / 'run'}", f"--out={out}")
+    program = (
+        "import cli, figures; figures.MOLECULES, figures.STEPS, figures.FRAMES = 50, 5, (0, 2, 4); "
+        "figures.write_curves('none.png', 'shipped'); cli.run(figures.main)"
+    )
+    command = [sys.executable, "-c", program, f"--model={tmp_path / 'run'}", f"--out={out}"]
+    done = subprocess.run(command, cwd=ROOT / "experiments", capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     assert sorted(path.name for path in out.iterdir()) == [f"fig{k}.png" for k in range(1, 6)]
     assert lines[0].startswith("none.png: not drawn")
     assert len(lines) == 7
     assert any("fig6.png: not drawn, it needs --designs" in line for line in lines)
 
 
-def test_command_without_a_model_draws_what_needs_none(tmp_path):
-    lines = run_command("cli.list_models = lambda: []", f"--out={tmp_path}")
+@pytest.fixture
+def lines_of(load_command, monkeypatch, capsys):
+    """The lines that experiments/figures.py prints in this process, with few molecules and no shipped model."""
+    command = load_command("figures")
+    monkeypatch.setattr(command, "MOLECULES", 50)
+    monkeypatch.setattr(command.cli, "list_models", list)
+
+    def run(**values: str) -> list[str]:
+        with flagsaver.flagsaver(**values):
+            command.main()
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_command_without_a_model_draws_what_needs_none(tmp_path, lines_of):
+    lines = lines_of(out=str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fig1.png", "fig3.png"]
     assert "fig6.png: not drawn" in lines[-2]
     assert lines[-1] == "fig2.png, fig4.png, fig5.png: need --model=DIR, and no model is shipped yet"
 
 
-def test_fig6_shows_the_designs_that_discovery_ranked_best_first(tmp_path):
+def test_fig6_shows_the_designs_that_discovery_ranked_best_first(tmp_path, lines_of):
     (tmp_path / "designs").mkdir()
     records = []
     for k, name in enumerate(("deck_arch", "through_arch", "beam")):
         Image.fromarray(bridges.render(name, 5, 48, 192)).save(tmp_path / f"designs/{k}.png")
-        records.append({"file": f"designs/{k}.png", "name": f"a {name} that is new", "rank": k + 1 if k < 2 else None})
+        rank = k + 1 if k < 2 else None
+        records.append({"index": k, "file": f"designs/{k}.png", "name": f"a {name} that is new", "rank": rank})
     (tmp_path / "designs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    lines = run_command("cli.list_models = lambda: []", f"--out={tmp_path / 'out'}", f"--designs={tmp_path}")
+    lines = lines_of(out=str(tmp_path / "out"), designs=str(tmp_path))
     assert f"{tmp_path / 'out' / 'fig6.png'}: 2 new types, a deck_arch that is new the first" in lines
     page = np.asarray(Image.open(tmp_path / "out" / "fig6.png").convert("L"))
     assert page.shape[1] > 1500 and (page < 100).mean() > 0.005
@@ -169,9 +184,8 @@ def test_fig6_shows_the_designs_that_discovery_ranked_best_first(tmp_path):
     assert (page[:, : 2 * page.shape[1] // 3] < 100).mean() > 0.005 > (page[:, 2 * page.shape[1] // 3 :] < 100).mean()
 
 
-def test_fig6_refuses_a_folder_without_designs(tmp_path):
-    (tmp_path / "designs.jsonl").write_text('{"file": "designs/0.png", "name": "no design", "rank": null}\n')
-    program = "import cli, figures; cli.run(figures.main)"
-    command = [sys.executable, "-c", program, f"--designs={tmp_path}", f"--out={tmp_path / 'out'}"]
-    done = subprocess.run(command, cwd=ROOT / "experiments", capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and "no designs in it" in done.stderr.strip().splitlines()[-1]
+def test_fig6_refuses_a_folder_without_designs(tmp_path, lines_of):
+    (tmp_path / "designs.jsonl").write_text('{"index": 0, "file": "designs/0.png", "rank": null}\n')
+    with pytest.raises(InputError, match=r"^--designs=.*: no designs in it; run .*$"):
+        lines_of(out=str(tmp_path / "out"), designs=str(tmp_path))
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import io
 import itertools
 import json
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from bridge_ebm import bridges, gallery, raster, structure, tracing
+from bridge_ebm import bridges, definition, discovery, gallery, ink, model, novelty, plans, raster, structure, tracing
 from bridge_ebm.gallery import Design
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -126,6 +127,69 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     broken = design()._replace(energies=[1.0, float("nan"), float("inf"), -2.0])
     (entry,) = embedded(written(tmp_path, [broken._replace(record=record(energy=float("-inf")))]))["designs"]
     assert entry["energy"] is None and entry["energies"] == [1.0, None, None, -2.0]
+
+
+def test_the_summary_is_text(tmp_path):
+    text = written(tmp_path, summary=HOSTILE).read_text("utf-8")
+    assert f'<p id="summary">{html.escape(HOSTILE)}</p>' in text
+    assert all(a.get("src") != "x" for _, a in Tags(text).tags)
+
+
+@pytest.mark.parametrize(
+    ("number", "distinct", "candidates", "says"),
+    [
+        (120, 367, 768, "The best 120 of 367 distinct designs (novel, sharp, standing as drawn), from 768 candidates;"),
+        (120, 120, 768, "120 distinct designs (novel, sharp, standing as drawn), from 768 candidates;"),
+        (1, 1, 1, "1 distinct design (novel, sharp, standing as drawn), from 1 candidate;"),
+        (0, 0, 16, "0 distinct designs (novel, sharp, standing as drawn), from 16 candidates;"),
+    ],
+)
+def test_a_discovery_says_how_many_of_its_designs_are_shown(tmp_path, monkeypatch, number, distinct, candidates, says):
+    ranked = [
+        {
+            "rank": k + 1 if k < distinct else None,
+            "index": k,
+            "how": {"way": "spans"},
+            "sharp": True,
+            "novel": k < distinct,
+            "verdict": "A",
+            "explained_by": {},
+            "families": [],
+        }
+        for k in range(candidates)
+    ]
+    monkeypatch.setattr(discovery, "rank", lambda _, records: records)
+    monkeypatch.setattr(discovery, "_card", lambda *_: SIX[0])
+    discovery.write_results(tmp_path, ranked)
+    page = (tmp_path / "gallery.html").read_text("utf-8")
+    assert f'<p id="summary">{says} all are in designs.jsonl</p>' in page
+    assert len(embedded(tmp_path / "gallery.html")["designs"]) == number
+    assert len((tmp_path / "designs.jsonl").read_text().splitlines()) == candidates
+
+
+def test_the_explanation_says_what_the_code_does(tmp_path):
+    text = written(tmp_path).read_text("utf-8")
+    meaning = " ".join(re.search(r'<details id="terms">(.*?)</details>', text, re.DOTALL).group(1).split())
+    for said in (
+        f"{model.LOAD / 1e3:.0f} kN on every metre of the deck",
+        f"supports at most {structure._SPACING:.0f} m apart",
+        f"as a share of {discovery._NOVEL_ENOUGH}",
+        f"within {novelty.REACH} pixels ({novelty.REACH * ink.METRES:.1f} m)",
+        f"Above {novelty.NOVEL} a design counts as novel",
+        f"{novelty.ONE:.0%}".replace("%", "&nbsp;% of the lines"),
+        f"below {structure._GAIN} the verdict is C",
+        f"farther than {definition._CLEAR} pixels from all ink",
+        f"farther than {definition._BESIDE} pixels from the members",
+    ):
+        assert said in meaning
+    assert re.findall(r"<li><b>(\w+)</b>", meaning) == list(plans.WAYS)
+    assert f"const NOVEL = {novelty.NOVEL};" in text
+    assert "beams have next to none, V piers a tenth, arches, cables and stays a quarter to nine tenths" in meaning
+    assert "known types have about 2 to 3;" in meaning
+    known = {name: structure.analyse(bridges.render(name, 8, 48, 192)) for name in bridges.SUBTYPES}
+    assert all(1.9 < of.gain < 3.4 for of in known.values())
+    beam, legs, *others = (known[name].axial_share for name in bridges.SUBTYPES)
+    assert beam < 0.02 and round(legs, 1) == 0.1 and all(0.23 < share < 0.92 for share in others)
 
 
 @pytest.mark.parametrize("size", [(48, 192), (128, 512)])
@@ -312,7 +376,6 @@ def test_sorting(opened):
     page = opened()
     order = {
         "novelty": ["beta", "zeta", "alpha", HOSTILE, '=1+1, "c"', "epsilon"],
-        "energy": ["beta", HOSTILE, "epsilon", "alpha", '=1+1, "c"', "zeta"],
         "gain": ["epsilon", "alpha", "beta", '=1+1, "c"', HOSTILE, "zeta"],
         "rank": NAMES,
     }
@@ -341,6 +404,55 @@ def test_filtering(opened):
     assert page.js("document.querySelector('#count').textContent") == "1 of 6 designs"
     ways = page.js("[...document.querySelectorAll('#way option')].map(o => o.value)")
     assert {"span by span", "conjunction", "restart"} < set(ways)
+    assert page.js(HIDDEN) == []
+
+
+# The filters that are not shown.
+HIDDEN = "['verdicts', 'subtypes', 'ways', 'novelties'].filter(id => !byId(id).offsetParent)"
+
+
+def test_filters_that_choose_nothing_are_hidden(opened):
+    same = SIX[0].record
+    changed = {
+        "verdicts": {"verdict": "B"},
+        "subtypes": {"explained_by": {"through_arch": 1.0}},
+        "ways": {"how": "restart"},
+        "novelties": {"novelty": None},
+    }
+    assert opened([SIX[0], SIX[0]._replace(record={**same, "name": "twin"})]).js(HIDDEN) == list(changed)
+    for name, change in changed.items():
+        page = opened([SIX[0], SIX[0]._replace(record={**same, **change})])
+        assert page.js(HIDDEN) == [other for other in changed if other != name]
+
+
+def test_energies_of_different_sub_types_are_not_compared(opened):
+    page = opened()
+    assert "energy" not in page.js("[...document.querySelectorAll('#sort option')].map(o => o.value)")
+    assert "energy" not in page.js("byId('cards').textContent")
+    page.js("openLarge(designs[0])")
+    assert page.js("!!document.querySelector('#plot .energy')")
+
+
+def test_every_figure_of_the_large_view_is_explained(opened):
+    page = opened()
+    page.click("#terms summary")
+    assert page.js("byId('terms').querySelector('dl').offsetHeight > 0")
+    explained = page.js("[...document.querySelectorAll('#terms dt')].map(e => e.textContent)")
+    page.js("openLarge(designs[0])")
+    figures = page.js("[...document.querySelectorAll('#facts dt')].map(e => e.textContent)")
+    assert len(figures) == 12 and set(figures) - {"File"} < set(explained)
+
+
+def test_shares_of_sub_types_do_not_read_like_a_sum(opened):
+    shares = {"fan_cable_stayed": 0.744, "diagonal_suspension": 0.86}
+    page = opened([design(explained_by=shares, how={"way": "sides", "left": "fan_cable_stayed over deck_arch"})])
+    page.js("openLarge(designs[0])")
+    found = page.js(
+        "Object.fromEntries([...document.querySelectorAll('#facts dt')].map(e => "
+        "[e.textContent, e.nextSibling.textContent.replaceAll('\u00a0', ' ')]))"
+    )
+    assert found["Lines also found in"] == "fan cable-stayed (74 %), diagonal suspension (86 %)"
+    assert found["Made by"] == "way sides, left fan cable-stayed over deck arch"
 
 
 def test_the_large_view_and_the_slider(opened):
@@ -366,15 +478,52 @@ def test_the_large_view_and_the_slider(opened):
 def test_a_design_without_a_chain_or_tracing(opened):
     page = opened()
     page.js("openLarge(designs[5])")
-    assert page.js("byId('chain').hidden && byId('save-svg').disabled && byId('next').disabled")
+    assert page.js("byId('chain').hidden")
+    assert off(page) == ["next", "save-svg"]
+    page.js("window.saved = 0; save = () => saved++")
+    page.click("#save-svg")
+    assert page.js("saved") == 0
     page.key("ArrowLeft")
-    assert page.js("!byId('chain').hidden && !byId('save-svg').disabled && byId('frame').naturalWidth > 1 || 'not yet'")
+    assert page.js("!byId('chain').hidden && byId('frame').naturalWidth > 1 || 'not yet'")
+    assert off(page) == []
+
+
+def off(page):
+    """The buttons of the large view that are off."""
+    return page.js("[...large.querySelectorAll('[aria-disabled=\"true\"], :disabled')].map(e => e.id)")
+
+
+def test_the_keys_go_on_working_at_both_ends(opened):
+    page = opened([*SIX[:2], SIX[5]])  # the last has no tracing to save
+    page.click(".card:nth-child(2) .open")
+    for button, end, key, back in (("next", 3, "ArrowLeft", 2), ("previous", 1, "ArrowRight", 2)):
+        page.js(f"byId('{button}').focus()")
+        page.key("Enter")
+        assert page.js("byId('place').textContent") == f"{end} of 3" and button in off(page)
+        page.key("Enter")  # there is no further design
+        assert page.js("byId('place').textContent") == f"{end} of 3"
+        assert page.js("document.activeElement.id") == button
+        page.key(key)
+        assert page.js("byId('place').textContent") == f"{back} of 3" and off(page) == []
+    page.js("byId('save-svg').focus()")
+    page.key("ArrowRight")
+    assert off(page) == ["next", "save-svg"]
+    page.key("ArrowLeft")
+    assert page.js("byId('place').textContent") == "2 of 3"
+
+
+def test_the_place_is_told_politely(opened):
+    page = opened()
+    page.js("openLarge(designs[0])")
+    assert page.js("byId('place').getAttribute('role')") == "status"
 
 
 def test_keyboard(opened):
     page = opened(width=1000)
     assert page.js("document.querySelectorAll('#cards [tabindex=\"0\"]').length") == 2  # one card, and its star
     page.js("byId('reset').focus()")
+    page.key("Tab")
+    assert page.js("document.activeElement.textContent") == "What the figures mean"
     page.key("Tab")
     assert focused(page) == "alpha"
     assert page.js("getComputedStyle(document.activeElement).outlineStyle") == "solid"

@@ -1,9 +1,13 @@
 """The doctor: each diagnosis on a run that has exactly this fault, and none on a healthy one."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from bridge_ebm import bridges, data, health, lock
 from bridge_ebm.errors import InputError
@@ -107,6 +111,13 @@ def test_a_folder_without_a_training_is_refused(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({"training": 3, "model": {"subtypes": []}}))
     with pytest.raises(InputError, match=r"settings\.json"):
         health.read_run(tmp_path)
+
+
+def test_the_doctor_needs_no_accelerator_which_the_training_beside_may_hold():
+    shown = "import doctor, jax; print(jax.local_devices()[0].platform)"
+    environment = os.environ | {"JAX_PLATFORMS": "tpu", "PYTHONPATH": str(ROOT / "experiments")}
+    done = subprocess.run([sys.executable, "-c", shown], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "cpu\n", done.stderr
 
 
 def test_the_summary_names_the_best_checkpoint():

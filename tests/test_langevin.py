@@ -128,6 +128,8 @@ def test_a_chain_does_not_depend_on_how_many_run_beside_it(monkeypatch):
     monkeypatch.setattr(langevin, "CHUNK_PIXELS", 2 * images[0].size)
     chunked = jax.jit(langevin.sample, static_argnames="settings")(key, images, Partial(ripples), settings)
     np.testing.assert_array_equal(chunked, whole)
+    few = bridge_ebm.sample(key, images[:3], Partial(ripples), settings)
+    np.testing.assert_allclose(few, whole[:3], atol=1e-6)
 
 
 def shapes_seen(run, *arguments):

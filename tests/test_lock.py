@@ -1,5 +1,6 @@
 """One training at a time in a work directory."""
 
+import fcntl
 import json
 import os
 import signal
@@ -52,23 +53,21 @@ def test_the_lock_goes_with_a_killed_process(tmp_path):
         assert lock.owner(tmp_path).pid == os.getpid()
 
 
-def test_looking_who_trains_never_gets_in_the_way_of_a_start(tmp_path):
-    stop = threading.Event()
-
-    def look():
-        while not stop.is_set():
-            lock.owner(tmp_path)
-
+def test_looking_who_trains_never_gets_in_the_way_of_a_start(tmp_path, monkeypatch):
+    waited = []
     (tmp_path / lock.LOCK_FILE).touch()
-    looker = threading.Thread(target=look)
-    looker.start()
-    try:
-        for _ in range(100):
-            with lock.held(tmp_path):
-                pass
-    finally:
-        stop.set()
-        looker.join()
+    with (tmp_path / lock.LOCK_FILE).open(encoding="utf-8") as looker:  # where `owner` is when it looks
+
+        def wait(seconds):
+            waited.append(seconds)
+            fcntl.flock(looker, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(lock.time, "sleep", wait)
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        assert lock.owner(tmp_path) is None  # nor in that of another look
+        with lock.held(tmp_path):
+            assert lock.owner(tmp_path).pid == os.getpid()
+    assert len(waited) == 1
 
 
 def test_of_many_that_start_at_once_one_trains(tmp_path):

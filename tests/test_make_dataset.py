@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from PIL import Image
 
 from bridge_ebm import bridges, data
+from bridge_ebm.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "make_dataset.py"
 
@@ -50,28 +53,45 @@ def test_what_is_written_loads_as_what_was_drawn(tmp_path, recipe):
         assert (out / "beam" / "w06_a25_rot+0.0_x1.000_y1.000.png").is_file()
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+@pytest.fixture
+def refusal(load_command):
+    """The one line with which the command refuses flags, in this process."""
+    command = load_command("make_dataset")
+
+    def of(*asked: str) -> str:
+        with flagsaver.flagsaver():
+            flags.FLAGS(["make_dataset", *asked])
+            with pytest.raises(InputError) as caught:
+                command.main()
+        (line,) = str(caught.value).splitlines()
+        return line
+
+    return of
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path, refusal):
     (tmp_path / "thesis.txt").write_text("years of work")
     line = error_line(make("--out", str(tmp_path), "--per_type", "1"))
     assert "--out" in line and "already holds files" in line
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
-    assert "--out" in error_line(make("--out", str(tmp_path / "thesis.txt"), "--per_type=1"))
+    assert "--out" in refusal(f"--out={tmp_path / 'thesis.txt'}", "--per_type=1")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize(
     "flag", ["--height=0", "--width=-4", "--per_type=0", "--per_type=1201", "--seed=-1", "--height=100000000"]
 )
-def test_settings_that_cannot_be_meant_are_named(tmp_path, flag):
-    line = error_line(make("--out", str(tmp_path / "set"), flag))
-    assert flag.split("=")[0] in line
+def test_settings_that_cannot_be_meant_are_named(tmp_path, refusal, flag):
+    assert flag.split("=")[0] in refusal(f"--out={tmp_path / 'set'}", flag)
     assert not (tmp_path / "set").exists()
 
 
-def test_unknown_flags_and_values_are_named(tmp_path):
-    for flags, said in ((["--colour=red"], "colour"), (["--recipe=free"], "recipe"), (["--height=tall"], "height")):
-        done = make("--out", str(tmp_path / "set"), *flags)
-        assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
-    done = make()
-    assert done.returncode != 0 and "--out" in done.stderr
+def test_unknown_flags_and_values_are_named(tmp_path, load_command):
+    out = f"--out={tmp_path / 'set'}"
+    done = make(out, "--colour=red")
+    assert done.returncode != 0 and "colour" in done.stderr and "Traceback" not in done.stderr
+    load_command("make_dataset")
+    for asked, said in ((["--recipe=free", out], "recipe"), (["--height=tall", out], "height"), ([], "out")):
+        with flagsaver.flagsaver(), pytest.raises(flags.Error, match=said):
+            flags.FLAGS(["make_dataset", *asked])
     assert not (tmp_path / "set").exists()

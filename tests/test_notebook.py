@@ -55,7 +55,7 @@ def test_notebook_is_saved_run_small_and_clean():
     nbformat.validate(notebook)
     assert [cell.execution_count for cell in code_cells(notebook)] == [*range(1, len(code_cells(notebook)) + 1)]
     showing = [cell for cell in code_cells(notebook) if re.search(r"^ *print\(|^(plt\.)?show\(", cell.source, re.M)]
-    assert len(showing) == 5
+    assert len(showing) == 6
     assert all(cell.outputs for cell in showing)
     text = "".join(streams(cell) for cell in code_cells(notebook))
     assert "831,553" in text and "704" in text

@@ -35,9 +35,8 @@ def test_links_are_followed_to_pictures_and_loops_are_refused(tmp_path):
     (root / "beam").mkdir(parents=True)
     (root / "beam" / "a.png").symlink_to(tmp_path / "elsewhere" / "a.png")
     (root / "arch").symlink_to(tmp_path / "elsewhere")
-    assert (
-        data.load_folder(root, 16, 32).subtypes == ("arch", "beam") or len(data.load_folder(root, 16, 32).images) == 2
-    )
+    dataset = data.load_folder(root, 16, 32)
+    assert dataset.subtypes == ("beam", "arch") and len(dataset.images) == 2  # a sub-type of ours comes first
     (root / "beam" / "b.png").symlink_to("b.png")
     with pytest.raises(InputError, match=r"b\.png: cannot be read \(Too many levels"):
         data.load_folder(root, 16, 32)

@@ -44,25 +44,27 @@ def size(shape):
 
 
 def split_up(traffic, parameters):
-    """The sums' numbers beyond the parameters, and everything that is no sum."""
+    """How many gradients are summed up, the sums' numbers beyond these, and everything that is no sum."""
     sums = [size(shape) for name, shapes in traffic if name == "all-reduce" for shape in shapes]
     assert {kind for kind, _ in sums} == {"f32"}
-    total = sum(count for _, count in sums)
-    assert total >= parameters
-    return total % parameters, [[name, *map(size, shapes)] for name, shapes in traffic if name != "all-reduce"]
+    gradients, means = divmod(sum(count for _, count in sums), parameters)
+    others = [[name, *map(size, shapes)] for name, shapes in traffic if name != "all-reduce"]
+    return gradients, means, others
 
 
 @pytest.mark.parametrize(("choice", "pictures"), [("whole", [("f32", 16 * 32)]), ("own", [])])
 def test_only_sums_and_drawn_pictures_pass_between_devices(report, choice, pictures):
-    means, others = split_up(report["traffic"][choice], report["parameters"])
+    gradients, means, others = split_up(report["traffic"][choice], report["parameters"])
+    assert gradients == 1
     assert means <= 6  # of the energies and their squares, of how far chains moved, how many were replaced
     # What a device receives: its share of the pictures that chains continue from.
     assert others == [["reduce-scatter", picture] for picture in pictures]
 
 
 def test_the_finish_passes_its_pictures_as_bytes_and_its_energies(report):
-    means, others = split_up(report["traffic"]["finished"], report["finished_parameters"])
-    assert means <= 6
+    gradients, means, others = split_up(report["traffic"]["finished"], report["finished_parameters"])
+    # The regression's before the finish; that one's and the finish's own in it.
+    assert gradients == 3 and means <= 6
     half = 16 * 16
     assert sorted(others) == sorted(
         [

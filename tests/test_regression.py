@@ -8,10 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from flax import linen as nn
 from scipy.optimize import linear_sum_assignment
 
 import bridge_ebm
-from bridge_ebm import checkpoint, data, discovery, energy, finish, models, objectives, plans, regression, runs
+from bridge_ebm import (
+    checkpoint,
+    data,
+    discovery,
+    energy,
+    finish,
+    langevin,
+    models,
+    objectives,
+    plans,
+    regression,
+    runs,
+)
 from bridge_ebm.errors import InputError
 from bridge_ebm.optimizer import make_optimizer, make_schedule, moved_average
 from bridge_ebm.settings import TrainSettings
@@ -114,9 +127,13 @@ def test_pictures_without_a_class_choose_among_all_their_noise_and_begin_there(s
     monkeypatch.setattr(regression, "paired_noise", recorded)
     monkeypatch.setattr(regression, "starts", begun)
     settings = dataclasses.replace(small, finish_after=0, **changes)
-    make_train_step(settings, CLASSES)(init_state(settings, CLASSES), data.examples(dataset))
+    state, _ = make_train_step(settings, CLASSES)(init_state(settings, CLASSES), data.examples(dataset))
     jax.effects_barrier()
     assert seen == told == [{CLASSES}]  # to `starts` this class is none, so no path begins at another picture
+    # What the network has for each class is zero before training: only that of "no class" has moved.
+    embeddings = [layer["embedding"] for name, layer in state.params.items() if name.startswith("Embed")]
+    assert len(embeddings) == (2 if settings.conditional else 0)
+    assert all(rows[CLASSES].any() and not rows[:CLASSES].any() for rows in embeddings)
 
 
 def test_paths_of_a_class_begin_at_noise_or_towards_pictures_of_other_classes():
@@ -187,6 +204,108 @@ def test_a_finish_trains_that_begins_no_chain_at_noise(small, dataset):
     for _ in range(2):
         state, metrics = step(state, data.examples(dataset))
     assert np.isfinite(metrics.cdiv) and metrics.moved > 0
+
+
+def test_pictures_for_a_class_are_any_of_it_and_for_no_class_any_at_all():
+    greys = np.arange(2 * CLASSES)  # two pictures of each class, each of a grey of its own
+    pictures = np.broadcast_to(np.uint8(greys)[:, None, None], (len(greys), 2, 2))
+    examples = data.Examples(jnp.asarray(pictures), jnp.asarray(greys % CLASSES))
+
+    def shown(label):
+        keys = jax.random.split(jax.random.key(label), 200)
+        found = finish._pictures_for(keys, jnp.full(200, label), examples, CLASSES)
+        assert found.shape == (200, 2, 2, 1)
+        return set(data.to_uint8(np.asarray(found)).ravel().tolist())
+
+    assert all(shown(label) == {label, label + CLASSES} for label in (0, 3, CLASSES - 1))
+    assert shown(CLASSES) == set(greys.tolist())
+
+
+def test_fresh_chains_of_the_finish_begin_where_they_arrive_and_at_pictures_of_their_class(small, dataset):
+    settings = dataclasses.replace(small, finish_chains=8, restart=0.75)  # six begin afresh, three of them at noise
+    begun = []
+
+    def arrive(key, images, labels):
+        begun.append((np.asarray(images), labels.tolist()))
+        return jnp.full_like(images, 7.0)
+
+    places = jnp.array([3, 8, 5, 0, 6, 2, 1, 4])  # none of them keeps old chains
+    starts, examples = jnp.full((8, 16, 16, 1), -7.0), data.examples(dataset)
+    after = finish._restarted(jax.random.key(0), starts, places, examples, arrive, settings, CLASSES, None)
+    ((noise, labels),) = begun
+    assert labels == [3, 8, 5] and np.abs(noise).max() <= 1
+    assert noise.std() == pytest.approx(3**-0.5, rel=0.05)
+    assert (after[:3] == 7).all() and (after[6:] == -7).all()
+    of_class = {picture.tobytes(): label for picture, label in zip(dataset.images, dataset.labels, strict=True)}
+    assert [of_class[picture.tobytes()] for picture in np.asarray(data.to_uint8(after[3:6]))] == [0, 6, 2]
+
+
+class Wells(nn.Module):
+    """A bowl for every class, the last of them "no class", about a picture that is its weight; compiled in no time."""
+
+    @nn.compact
+    def __call__(self, images, labels=None):
+        centres = self.param("centres", nn.initializers.uniform(1.0), (CLASSES + 1, *images.shape[1:]))
+        return 20 * jnp.tanh(0.5 * ((images - centres[labels]) ** 2).mean((1, 2, 3)))
+
+
+@pytest.fixture(scope="module")
+def finishing(small, dataset):
+    """What `finish.gradient` takes: settings in which floor and trim both count, and a state amid the finish."""
+    settings = dataclasses.replace(
+        small, finish_weight=0.03, finish_floor=0.5, finish_trim=0.2, finish_level=0.7, step_size=4.0
+    )
+    told = jnp.arange(18) % (CLASSES + 1)  # two real pictures of each class
+    images = jax.random.uniform(jax.random.key(5), (18, 16, 16, 1), minval=-1.0)
+    params = Wells().init(jax.random.key(0), images, told)["params"]
+    # Those of some classes lie so low that fakes are let go, those of the others above them.
+    real = jnp.where((told % 2 == 0)[:, None, None, None], 0.9 * params["centres"][told], images)
+    state = init_state(small, CLASSES)._replace(step=jnp.int32(9), params=params, batch_stats={})
+    return settings, state, data.examples(dataset), data.Examples(real, told)
+
+
+def finish_gradient(settings):
+    return functools.partial(finish.gradient, network=Wells(), settings=settings, num_classes=CLASSES, mesh=None)
+
+
+def test_the_finishs_gradient_is_that_of_its_term_at_the_ends_of_its_chains(finishing):
+    settings, state, examples, real = finishing
+    found, (value, real_mean, fake_mean), buffer, _ = jax.jit(finish_gradient(settings))(
+        jax.random.key(3), state, examples, real
+    )
+    before, after = np.asarray(state.buffer.images), np.asarray(buffer.images)
+    places = np.flatnonzero((before != after).any((1, 2, 3)))  # where the chains have left their ends
+    assert len(places) == settings.finish_chains
+    fake, of_fake = after[places], places % (CLASSES + 1)
+
+    def term(params, floor=settings.finish_floor, trim=settings.finish_trim):
+        of_real = Wells().apply({"params": params}, real.images, real.labels)
+        energies = of_real, Wells().apply({"params": params}, fake, of_fake)
+        loss, *means = objectives.floored_contrast(energies, (real.labels, jnp.asarray(of_fake)), floor, trim)
+        uneven = objectives.unevenness(of_real, real.labels, real.labels != CLASSES)
+        return loss + settings.finish_level * uneven, means
+
+    (loss, means), slope = jax.value_and_grad(term, has_aux=True)(state.params)
+    np.testing.assert_allclose([value, real_mean, fake_mean], [loss, *means], rtol=1e-4)
+    assert abs(fake_mean) > 0.1 and real_mean != fake_mean
+    np.testing.assert_allclose(found["centres"], settings.finish_weight * slope["centres"], rtol=1e-3, atol=1e-9)
+    # Here both constants count: without the one or the other the term has another value.
+    assert len({float(term(state.params, *constants)[0]) for constants in ((0.5, 0.2), (50.0, 0.2), (0.5, 0))}) == 3
+
+
+def test_the_finishs_fresh_chains_arrive_in_steps_of_their_own_number(finishing, monkeypatch):
+    settings, *arguments = finishing
+    run = []
+
+    def recorded(keys, starts, energy_fn, chains, labels, at_once):
+        run.append((len(starts), chains.num_steps))
+        return starts
+
+    monkeypatch.setattr(langevin, "run_chains", recorded)
+    jax.eval_shape(finish_gradient(settings), jax.random.key(3), *arguments)
+    fresh = settings.fresh_chains // 2
+    assert run == [(fresh, settings.finish_arrival), (settings.finish_chains, settings.langevin_steps)]
+    assert fresh and settings.finish_arrival != settings.langevin_steps
 
 
 def contrast(real, fake, of_real=None, of_fake=None, floor=5.0, trim=0.25):
@@ -290,6 +409,24 @@ def test_the_learning_rate_falls_along_half_a_cosine_and_the_finish_has_its_own(
     np.testing.assert_allclose(rates, [*falling, 0.02, 0.0101, 2e-4, 2e-4], rtol=1e-4)
 
 
+def test_the_means_of_adam_decay_as_the_settings_say(tiny):
+    optimizer = make_optimizer(dataclasses.replace(tiny, adam_b1=0.7, adam_b2=0.8))
+    _, state = optimizer.update(jnp.array(2.0), optimizer.init(jnp.zeros(())))
+    np.testing.assert_allclose([state.mu, state.nu], [0.3 * 2, 0.2 * 4], rtol=1e-6)
+
+
+def test_paths_lead_as_far_beyond_black_and_white_as_the_margin_says(small, dataset, monkeypatch):
+    # In place of the gradient the batch itself: starts, goals, times, and the classes that the network is told.
+    monkeypatch.setattr(regression, "gradient_of_sum", lambda error, params, batch, means: (batch, batch[2]))
+    monkeypatch.setattr(regression, "paired_noise", lambda noise, real, labels: noise)
+    settings = dataclasses.replace(small, margin=0.25, finish_after=0)
+    network, state = network_of(settings, CLASSES), init_state(small, CLASSES)
+    paths = jax.jit(lambda *known: regression._regression_gradient(*known, network, settings, CLASSES, None))
+    (_, goal, *_), _, real = paths(state, data.examples(dataset))
+    assert goal.min() == -1.25
+    np.testing.assert_array_equal(goal, objectives.beyond(real.images, 0.25))
+
+
 def test_norm_clip_bounds_the_gradient(tiny):
     """Adam forgets a common scale, so clipping shows where two gradients differ in size."""
     run = {}
@@ -384,6 +521,10 @@ def test_a_conditional_model_knows_its_sub_types(small, dataset, tmp_path, monke
     energies = {name: np.asarray(model.energy(name)(images)) for name in (None, *dataset.subtypes)}
     assert len({values.tobytes() for values in energies.values()}) == 9
     np.testing.assert_allclose(energies["beam"], 2 * model.half_energy("beam")(images[:, :, :16]), rtol=1e-5)
+    # Of pictures that are not alike on both sides, each as its own sub-type: those of one batch are those alone.
+    uneven, asked = images.at[:, :, :5].set(0.5), [dataset.subtypes[6], None, "beam"]
+    alone = [model.energy(name)(uneven)[k] for k, name in enumerate(asked)]
+    np.testing.assert_allclose(model.energy_of_each(asked)(uneven), alone, rtol=1e-4)
     with pytest.raises(ValueError, match="'rope': it knows beam, "):
         model.energy("rope")
     # Drawing halves is drawing whole symmetric pictures.

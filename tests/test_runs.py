@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -62,6 +63,27 @@ def make(path):
     return path
 
 
+@pytest.mark.parametrize("blend", [False, True])
+def test_pictures_to_blend_with_are_given_to_the_step_where_that_is_asked_for(
+    tiny, dataset, tmp_path, monkeypatch, blend
+):
+    class Reached(Exception):
+        pass
+
+    def step(state, examples):
+        raise Reached(examples)
+
+    monkeypatch.setattr(runs, "make_train_step", lambda *_: step)
+    monkeypatch.setattr(runs, "_continued", lambda *_: SimpleNamespace(step=0))
+    with pytest.raises(Reached) as reached:
+        runs.run_training(with_settings(tiny, objective="equilibrium", blend=blend), dataset, tmp_path)
+    (examples,) = reached.value.args
+    np.testing.assert_array_equal(examples.images, dataset.images)
+    assert (examples.beside is not None) == blend
+    if blend:
+        np.testing.assert_array_equal(examples.beside, data.neighbours(dataset))
+
+
 def test_a_run_leaves_what_the_contract_names(tiny, dataset, tmp_path):
     epochs = []
     runs.run_training(tiny, dataset, tmp_path, on_epoch=lambda state: epochs.append(int(state.step)))
@@ -110,6 +132,26 @@ def test_a_signal_saves_and_stops_after_the_update(tiny, dataset, tmp_path, monk
     assert int(stopped.step) == checkpoint.newest_step(tmp_path / "stopped") == 6
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert_same_state(runs.run_training(tiny, dataset, tmp_path / "stopped", max_updates=7), whole)
+
+
+def test_a_second_interrupt_acts_as_usual_where_several_processes_train(monkeypatch):
+    came = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:  # in place of Python's, and of JAX's
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        monkeypatch.setattr(runs.processes, "several", lambda: True)
+        monkeypatch.setattr(runs.processes, "agreed_to_stop", lambda step: step == 7)
+        with runs._stop_signal() as stopped:
+            usual = signal.getsignal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            assert came == [signal.SIGTERM] and stopped(7) and not stopped(8)
+            signal.raise_signal(signal.SIGINT)
+            assert came == [signal.SIGTERM, signal.SIGINT]
+            assert signal.getsignal(signal.SIGTERM) is usual
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_an_interrupted_log_loses_what_the_checkpoint_does_not_know(tmp_path):
@@ -166,6 +208,27 @@ def test_changed_pictures_and_foreign_folders_are_refused(tiny, dataset, tmp_pat
     (tmp_path / "run" / "settings.json").write_text("{")
     with pytest.raises(InputError, match=r"settings\.json: cannot be read"):
         open_run(tmp_path / "run", tiny, dataset)
+
+
+def test_an_exported_model_is_refused_as_a_work_directory_and_left_as_it_is(tiny, dataset, tmp_path):
+    open_run(tmp_path, tiny, dataset)
+    (tmp_path / "run.cfg").unlink()
+    path = tmp_path / "settings.json"
+    record = json.loads(path.read_text())
+    record["model"]["levels"] = [0.5]
+    path.write_text(json.dumps(record))
+    checkpoint.save(tmp_path, 1, {"model": {"params": np.ones(3), "batch_stats": {}}})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for settings in (tiny, with_settings(tiny, seed=1)):
+        with pytest.raises(InputError, match=r"holds an exported model, which cannot be continued; use a fresh"):
+            runs.run_training(settings, dataset, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_work_directory_that_is_not_there_is_created(tiny, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_continued", lambda *_: SimpleNamespace(step=0))
+    runs.run_training(tiny, dataset, tmp_path / "new" / "run", max_updates=0)
+    assert (tmp_path / "new" / "run" / "settings.json").is_file()
 
 
 def test_checkpoints_of_another_network_are_named(tiny, dataset, tmp_path):

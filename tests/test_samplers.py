@@ -166,8 +166,8 @@ def test_metropolis_on_a_symmetric_constraint_has_the_law_of_the_free_pixels():
 def test_a_chain_does_not_depend_on_how_many_run_beside_it():
     images = langevin.uniform_images(jax.random.key(0), (5, 4, 6, 1))
     whole = metropolis(jax.random.key(11), images, bowl(), MetropolisSettings(4, 0.3))
-    again = metropolis(jax.random.key(11), images, bowl(), MetropolisSettings(4, 0.3))
-    np.testing.assert_array_equal(whole.images, again.images)
+    few = metropolis(jax.random.key(11), images[:3], bowl(), MetropolisSettings(4, 0.3))
+    np.testing.assert_allclose(few.images, whole.images[:3], atol=1e-6)
     assert len(np.unique(np.asarray(whole.images[:, 0, 0, 0]))) == 5
 
 

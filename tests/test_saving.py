@@ -1,5 +1,7 @@
 """Saving beside the updates, what stays, and what a disk that takes no more leaves."""
 
+import errno
+import shutil
 import threading
 
 import jax.numpy as jnp
@@ -112,6 +114,69 @@ def test_a_checkpoint_without_its_checksums_is_damaged(tmp_path):
     assert "checksums.json" in checkpoint.damages(tmp_path)[5]
     with pytest.raises(checkpoint.DamagedCheckpoint, match="checkpoints/5: damaged"):
         checkpoint.restore(tmp_path, 5, parts(0))
+
+
+@pytest.mark.parametrize("text", ["null", "3", '["model/a"]'])
+def test_checksums_that_are_none_are_damage(tmp_path, text):
+    checkpoint.save(tmp_path, 5, parts(5))
+    (tmp_path / "checkpoints" / "5" / checkpoint.CHECKSUMS).write_text(text)
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="checkpoints/5: damaged"):
+        checkpoint.restore(tmp_path, 5, parts(0))
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("ocp.load_checkpointables", MemoryError()),
+        ("ocp.load_checkpointables", RuntimeError("RESOURCE_EXHAUSTED: out of memory")),
+        ("ocp.checkpointables_metadata", OSError(errno.EIO, "Input/output error")),
+        ("_checksum", OSError(errno.EMFILE, "Too many open files")),
+    ],
+)
+def test_a_whole_checkpoint_that_cannot_be_loaded_is_not_passed_over(tmp_path, monkeypatch, where, error):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, parts(step))
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(f"bridge_ebm.checkpoint.{where}", fail)
+    with pytest.raises(InputError, match=r"checkpoints/2: this checkpoint cannot be (loaded|read) \(") as refused:
+        checkpoint.restore_newest(tmp_path, parts(0))
+    assert not isinstance(refused.value, checkpoint.DamagedCheckpoint)  # which the training would set aside
+    assert (str(error) or "MemoryError") in str(refused.value) and "run the same command again" in str(refused.value)
+    monkeypatch.undo()
+    assert checkpoint.restore_newest(tmp_path, parts(0))[0] == 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_damaged(tmp_path, monkeypatch, when):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, parts(step))
+    (tmp_path / "checkpoints" / "2" / checkpoint.CHECKSUMS).write_text("{}")
+    check = checkpoint._check_files
+
+    def pruned(folder, names):
+        if when == "after":
+            check(folder, names)
+        if folder.name == "1":
+            shutil.rmtree(folder)
+        check(folder, names) if when == "before" else None
+
+    monkeypatch.setattr(checkpoint, "_check_files", pruned)
+    assert list(checkpoint.damages(tmp_path)) == [2]
+
+
+def test_a_part_is_missing_where_it_was_never_saved_not_where_it_was_lost(tmp_path):
+    assert not checkpoint.written_without(tmp_path, "training")
+    checkpoint.save(tmp_path, 5, {"model": parts(5)["model"]})
+    assert checkpoint.written_without(tmp_path, "training") and not checkpoint.written_without(tmp_path, "model")
+    checkpoint.save(tmp_path, 6, parts(6))
+    newer = tmp_path / "checkpoints" / "6"
+    shutil.rmtree(newer / "training")
+    assert not checkpoint.written_without(tmp_path, "training")
+    (newer / checkpoint.CHECKSUMS).write_text("{")
+    assert not checkpoint.written_without(tmp_path, "training")
 
 
 def test_tensorboard_reads_what_was_written(tmp_path):

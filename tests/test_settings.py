@@ -1,8 +1,13 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
+from conftest import ROOT
 
+from bridge_ebm import bridges, data, recipes
 from bridge_ebm.contrastive import chain_settings
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings, from_dict
@@ -91,3 +96,28 @@ def test_settings_survive_json_and_foreign_ones_are_refused():
         from_dict({**dataclasses.asdict(settings), "alpha": -1}, "x.json")
     with pytest.raises(InputError, match="not an object"):
         from_dict([], "x.json")
+
+
+def updates_of_an_epoch(train, settings):
+    """Of a training on the program's own pictures, counted without drawing one: those not rotated are symmetric."""
+    plan = recipes.paper_plan(settings.per_type)
+    level, base = (np.array([getattr(one, name) for one in plan]) for name in ("rotation", "base"))
+    part = data.split(data.Dataset(level, np.zeros(len(plan), int), base, ("beam",)), settings.split)
+    of_each = 2 * np.sum(part.images == 0) if settings.mirror else len(part.images)
+    return train.updates_per_epoch(settings, len(bridges.SUBTYPES) * int(of_each))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments" / "flags").glob("*.cfg")))
+def test_a_flag_file_is_a_training_whose_epochs_are_all_that_it_asks_for(load_command, capsys, name):
+    train = load_command("train")
+    with flagsaver.flagsaver():
+        flags.FLAGS(["train", f"--flagfile={ROOT / 'experiments' / 'flags' / f'{name}.cfg'}", "--workdir=none"])
+        settings = train.cli.read_train_settings()
+    per_epoch = updates_of_an_epoch(train, settings)
+    train.say_what_is_cut(settings, per_epoch)
+    assert not capsys.readouterr().out
+    if settings.finish_after:
+        assert settings.epochs * per_epoch == settings.finish_after + settings.finish_decay
+        assert settings.decay == settings.finish_after
+    if name == "paper":
+        assert settings == TrainSettings(split="all") and per_epoch == 75

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import functools
 
 import jax
@@ -6,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from bridge_ebm import contrastive, data, energy, replay, train
 from bridge_ebm.errors import InputError
-from bridge_ebm.optimizer import keras_adam
-from bridge_ebm.state import init_state
+from bridge_ebm.optimizer import keras_adam, make_optimizer
+from bridge_ebm.state import TrainState, init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -70,6 +72,66 @@ def test_step_takes_the_loss_of_the_chains_ends_and_inserts_them(tiny, examples)
     np.testing.assert_allclose(metrics.fake, energies.mean(), rtol=1e-5)
 
 
+def test_the_first_update_follows_the_gradient_of_equation_11_and_its_regulariser(tiny, examples):
+    first = init_state(tiny)
+    state, metrics = step_of(tiny)(init_state(tiny), examples)
+    data_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(tiny.seed), 1))
+    real = contrastive.real_batch(data_key, examples.images, first.step, tiny)
+    fake = replay.newest(state.buffer, np.arange(tiny.batch_size))
+    network = energy.make_network(tiny)
+
+    def loss(params):
+        variables = {"params": params, "batch_stats": first.batch_stats}
+        of_real, of_fake = jnp.split(network.apply(variables, jnp.concatenate([real, fake])), 2)
+        return of_real.mean() - of_fake.mean() + tiny.alpha * ((of_real**2).mean() + (of_fake**2).mean())
+
+    value, slope = jax.jit(jax.value_and_grad(loss))(first.params)
+    np.testing.assert_allclose(metrics.loss, value, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics.gradient_norm, optax.tree.norm(slope), rtol=1e-4)
+    # Adam's mean begins at nothing, so after one update it is a tenth of that update's gradient.
+    followed = jax.tree.map(lambda mean: mean / (1 - tiny.adam_b1), state.opt_state.mu)
+    for ours, wanted in zip(*map(jax.tree.leaves, (followed, slope)), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max()) + 1e-6)
+
+
+class Slope(nn.Module):
+    """A weight for every pixel."""
+
+    @nn.compact
+    def __call__(self, images):
+        weights = self.param("weights", nn.initializers.normal(0.1), (images[0].size,))
+        return images.reshape(len(images), -1) @ weights
+
+
+def sloping_update(settings, easing=1.0):
+    """How far the weights of a `Slope` move in an update from four pairs, the gradient's mean, and the metrics."""
+    real, fake = jax.random.uniform(jax.random.key(0), (2, 4, 16, 32, 1), minval=-1.0)
+    params = Slope().init(jax.random.key(1), real)["params"]
+    state = TrainState(0, params, {}, (), make_optimizer(settings).init(params), None)
+    update = jax.jit(contrastive.contrastive_update, static_argnames=("network", "settings"))
+    new, optimizer, metrics = update(state, real, fake, Slope(), settings, easing)
+    return new["weights"] - params["weights"], optimizer.mu["weights"], metrics
+
+
+def test_easing_weighs_the_regulariser_more_and_moves_the_weights_less(tiny):
+    quick = dataclasses.replace(tiny, learning_rate=0.01)
+    _, _, plain = sloping_update(quick)
+    eased, mean, gentle = sloping_update(quick, easing=0.5)
+    whole, same, heavy = sloping_update(dataclasses.replace(quick, alpha=2 * quick.alpha))
+    assert gentle.reg == 2 * plain.reg == heavy.reg and gentle.cdiv == plain.cdiv
+    np.testing.assert_allclose(mean, same, rtol=1e-6)
+    np.testing.assert_allclose(eased, whole / 2, atol=1e-7)
+    assert np.abs(whole).max() > 0.009  # the first step of Adam is the learning rate
+
+
+def test_a_gradient_of_few_pairs_at_a_time_is_that_of_all(tiny):
+    (_, mean, metrics), (_, same, parts) = (
+        sloping_update(dataclasses.replace(tiny, microbatch=pairs)) for pairs in (4, 1)
+    )
+    np.testing.assert_allclose(same, mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose([parts.loss, parts.fake], [metrics.loss, metrics.fake], rtol=1e-5)
+
+
 def test_no_gradient_flows_through_the_chains(tiny):
     """The gradient of the update is that of the loss with the fakes held constant, even if they come from the
     weights.
@@ -84,6 +146,19 @@ def test_no_gradient_flows_through_the_chains(tiny):
         return jnp.sum(params["Dense_0"]["kernel"])
 
     assert jax.jit(jax.grad(updated_bias))(0.0) == 0.0
+
+
+def test_the_share_of_fresh_chains_and_what_others_go_on_from_reach_the_draw(tiny, examples, monkeypatch):
+    asked, draw = [], replay.draw
+
+    def recorded(key, buffer, restart, choice, mesh):
+        asked.append((restart, choice))
+        return draw(key, buffer, restart, choice, mesh)
+
+    monkeypatch.setattr(replay, "draw", recorded)
+    settings = dataclasses.replace(tiny, restart=0.3, replay="own")
+    jax.eval_shape(contrastive.make_step(settings), jax.eval_shape(lambda: init_state(tiny)), examples)
+    assert asked == [(0.3, "own")]
 
 
 def test_every_epoch_shows_every_picture_once(tiny, images):

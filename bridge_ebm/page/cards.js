@@ -4,7 +4,6 @@ const SORTS = {
   rank: (a, b) => a.rank - b.rank,
   name: (a, b) => a.name.localeCompare(b.name),
   novelty: falling("novelty"),
-  energy: rising("energy"),
   axial_share: falling("axial_share"),
   gain: falling("gain"),
   symmetry: falling("symmetry"),
@@ -13,10 +12,6 @@ const grid = byId("cards");
 const cards = new Map(); // design -> its list item
 let order = []; // the designs that pass the filters, as sorted
 let current = null; // the design whose card the tab key reaches
-
-function rising(key) {
-  return (a, b) => (known(a[key]) ? a[key] : Infinity) - (known(b[key]) ? b[key] : Infinity) || a.rank - b.rank;
-}
 
 function falling(key) {
   return (a, b) => (known(b[key]) ? b[key] : -Infinity) - (known(a[key]) ? a[key] : -Infinity) || a.rank - b.rank;
@@ -33,7 +28,7 @@ function card(design) {
     picture,
     make("span", { class: "name" }, design.name),
     make("span", { class: "line" }, mark(design.verdict), ` ${meaning(design.verdict)}`),
-    make("span", { class: "line quiet" }, `novelty ${figure(design.novelty, 3)} · energy ${figure(design.energy, 2)}`));
+    make("span", { class: "line quiet" }, `novelty ${figure(design.novelty, 3)}`));
   const star = make("button", { type: "button", class: "star", tabindex: "-1" });
   open.addEventListener("click", () => openLarge(design));
   star.addEventListener("click", () => favour(design));
@@ -114,6 +109,7 @@ function chip(value, ...text) {
 }
 
 const distinct = (values) => [...new Set(values)].filter(Boolean).sort();
+const alike = (values) => new Set(values).size < 2;
 const tally = (test) => String(designs.filter(test).length);
 
 function fillControls() {
@@ -127,11 +123,15 @@ function fillControls() {
     byId("way").append(make("option", { value: way }, words(way)));
   const most = Math.max(0, ...designs.map((design) => design.novelty).filter(known));
   byId("novelty").max = (Math.floor(most / 0.005) * 0.005).toFixed(3);
-  byId("filters").hidden = byId("export").hidden = designs.length === 0;
+  const filters = {
+    verdicts: (design) => design.verdict,
+    subtypes: (design) => [...design.subtypes].sort().join(),
+    ways: (design) => design.way,
+    novelties: (design) => design.novelty,
+  };
+  for (const [id, value] of Object.entries(filters)) byId(id).hidden = alike(designs.map(value)); // nothing to choose
+  for (const id of ["filters", "terms", "export"]) byId(id).hidden = designs.length === 0;
   byId("filters").open = !matchMedia("(max-width: 40rem)").matches;
-  const stand = designs.filter((design) => design.verdict === "A").length;
-  const novel = designs.filter((design) => design.novelty > NOVEL).length;
-  byId("summary").textContent = designs.length ? `${plural(designs.length, "design")}: ${stand} stand as drawn, ${novel} novel` : "";
 }
 
 /** How many cards stand in a row now. */

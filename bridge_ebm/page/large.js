@@ -20,8 +20,8 @@ function fill(design) {
   const order = visible();
   const place = order.indexOf(design);
   byId("place").textContent = place < 0 ? "" : `${place + 1} of ${order.length}`;
-  byId("previous").disabled = place <= 0;
-  byId("next").disabled = place < 0 || place === order.length - 1;
+  switchOff("previous", place <= 0);
+  switchOff("next", place < 0 || place === order.length - 1);
   setPicture("picture", design.image, `Picture of ${design.name}`);
   byId("picture-text").textContent = `The design, ${design.width} × ${design.height} pixels`;
   setPicture("forces", design.forces, `Forces in the members of ${design.name}`, "forces-figure");
@@ -30,8 +30,13 @@ function fill(design) {
   setPicture("nearest", design.nearest_image, caption, "nearest-figure");
   byId("nearest-text").textContent = caption;
   byId("facts").replaceChildren(...facts(design).flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
-  byId("save-svg").disabled = !design.svg;
+  switchOff("save-svg", !design.svg);
   fillChain(design);
+}
+
+/** Switch a button off or on. One that is off keeps the focus, so the keys go on working; its click does nothing. */
+function switchOff(id, off) {
+  byId(id).setAttribute("aria-disabled", String(off));
 }
 
 function setPicture(id, data, text, holder = id) {
@@ -45,8 +50,8 @@ function facts(design) {
   const novel = known(design.novelty) && design.novelty > NOVEL ? ", novel" : "";
   const sharp = { softness: "Softness of edges", line_contrast: "Line contrast", background: "Background", ghost: "Ghost lines" };
   return [
-    ["Made by", design.how || "not known"],
-    ["Explained by", parts(design) || "not known"],
+    ["Made by", words(design.how) || "not known"],
+    ["Lines also found in", parts(design) || "not known"],
     ["Novelty", figure(design.novelty, 3) + novel],
     ["Energy", figure(design.energy, 3)],
     ["Axial share", percent(design.axial_share)],
@@ -148,7 +153,7 @@ byId("next").addEventListener("click", () => turn(1));
 byId("close").addEventListener("click", () => large.close());
 byId("large-star").addEventListener("click", () => favour(shown));
 byId("save-png").addEventListener("click", () => savePng(shown));
-byId("save-svg").addEventListener("click", () => saveSvg(shown));
+byId("save-svg").addEventListener("click", () => shown.svg && saveSvg(shown));
 large.addEventListener("click", (event) => event.target === large && large.close()); // a click beside it
 large.addEventListener("close", () => focusCard(shown));
 large.addEventListener("keydown", (event) => {

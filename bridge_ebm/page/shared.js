@@ -15,11 +15,11 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const png = (base64) => "data:image/png;base64," + base64;
-const words = (name) => name.replaceAll("_", " ");
+const words = (name) => name.replaceAll("cable_stayed", "cable-stayed").replaceAll("_", " ");
 const known = (value) => typeof value === "number";
 const signed = (text) => text.replace("-", "−");
 const figure = (value, digits) => (known(value) ? signed(value.toFixed(digits)) : "not known");
-const percent = (value) => (known(value) ? `${Math.round(100 * value)}%` : "not known");
+const percent = (value) => (known(value) ? `${Math.round(100 * value)}\u00a0%` : "not known");
 const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 /** The verdict's mark: letter and shape differ, not the colour alone. */
@@ -29,8 +29,8 @@ function mark(verdict) {
 }
 
 const meaning = (verdict) => VERDICTS[verdict] ?? "not judged";
-const part = ([name, share]) => words(name) + (known(share) ? ` ${percent(share)}` : "");
-const parts = (design) => design.parts.map(part).join(" + ");
+const part = ([name, share]) => words(name) + (known(share) ? ` (${percent(share)})` : "");
+const parts = (design) => design.parts.map(part).join(", ");
 
 // Favourites are remembered by picture, in this page and, where the browser allows it, for the next time.
 const KEY = "bridge_ebm favourites";
