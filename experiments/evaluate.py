@@ -130,12 +130,18 @@ def of_folder(path: str) -> dict[str, Any]:
 
 
 def report_folder() -> Path:
-    """The folder of --out; an `InputError` if pictures lie where the report's own go and no report of ours is there."""
+    """The folder of --out; an `InputError` if it holds numbered pictures, which the report's own would replace, and no
+    report of ours that they could belong to.
+    """
     out = cli.output_folder(OUT.value)
-    samples, ours = out / "samples", any((out / name).exists() for name in (REPORT, PAGE))
-    if not ours and samples.is_dir() and any(samples.iterdir()):
-        raise InputError(f"--out={out}: {samples} holds pictures of no evaluation of ours; name another folder")
+    if numbered(out / "samples") and not any((out / name).exists() for name in (REPORT, PAGE)):
+        raise InputError(f"--out={out}: its samples/ holds pictures of no evaluation of ours; name another folder")
     return out
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The pictures that are named by numbers, as those of a report are."""
+    return [path for path in folder.glob("*.png") if path.stem.isdecimal()]
 
 
 def read_folder(root: Path) -> tuple[np.ndarray, list[str | None]]:
@@ -185,9 +191,8 @@ def write_samples(out: Path, images: np.ndarray) -> list[str]:
     save_png(out / PAGE, sheet(data.to_unit(images[:count]), min(columns, len(images))))
     folder = out / "samples"
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.png"):
-        if old.stem.isdecimal():
-            old.unlink()
+    for old in numbered(folder):
+        old.unlink()
     pictures.write_pictures(out, zip(names, images, strict=True), len(names))
     return names
 

@@ -178,6 +178,7 @@ def test_a_flat_folder_of_real_pictures_scores_well(evaluate, monkeypatch, capsy
     stale.mkdir(parents=True)
     for name in ("0008.png", "mine.png"):
         (stale / name).write_bytes(b"of an earlier run, and of the user")
+    (tmp_path / "out" / "sheet.png").touch()
     monkeypatch.setattr(evaluate, "TrainSettings", partial(TrainSettings, per_type=64))
     with flagsaver.flagsaver(images=str(tmp_path / "real"), out=str(tmp_path / "out")):
         evaluate.main()

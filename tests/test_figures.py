@@ -134,7 +134,7 @@ def test_command_draws_the_figures_of_a_training(tmp_path, tiny):
     out = tmp_path / "out"
     program = (
         "import cli, figures; figures.MOLECULES, figures.STEPS, figures.FRAMES = 50, 5, (0, 2, 4); "
-        "figures.write_curves('none.png', 'shipped'); cli.run(figures.main)"
+        "figures.write_curves(figures.Path('none.png'), 'shipped'); cli.run(figures.main)"
     )
     command = [sys.executable, "-c", program, f"--model={tmp_path / 'run'}", f"--out={out}"]
     done = subprocess.run(command, cwd=ROOT / "experiments", capture_output=True, text=True, timeout=300)
