@@ -29,7 +29,7 @@ from absl import flags
 from tqdm.auto import tqdm
 
 import bridge_ebm
-from bridge_ebm import bridges, checkpoint, discovery, evaluation, models, plans, processes, replay
+from bridge_ebm import bridges, checkpoint, discovery, evaluation, models, plans, processes, replay, sketch
 from bridge_ebm.errors import InputError
 from bridge_ebm.runs import continue_state
 from bridge_ebm.studio import Studio, open_studio
@@ -57,7 +57,7 @@ def main() -> None:
     cli.join_processes()
     model = bridge_ebm.load_model(cli.model_or_default(MODEL.value))
     request = read_request(model)
-    held = None if KEEP.value is None else discovery.read_held(Path(KEEP.value).expanduser(), model.height, model.width)
+    held = None if KEEP.value is None else sketch.read_held(Path(KEEP.value).expanduser(), model.height, model.width)
     studio = open_studio(model, held, read_buffer(model, request))
     if request.temperature:
         studio = studio._replace(settings=heated(studio.settings, request.temperature))

@@ -11,7 +11,7 @@ from conftest import ROOT
 from PIL import Image
 from stand_in import Settings, StandIn
 
-from bridge_ebm import bridges, data, discovery, generate, joints, metrics, naming, plans, processes, structure
+from bridge_ebm import bridges, data, discovery, generate, joints, metrics, naming, plans, processes, sketch, structure
 from bridge_ebm.discovery import Request
 from bridge_ebm.errors import InputError
 from bridge_ebm.plans import Plan, Span, Wishes
@@ -563,26 +563,26 @@ def test_a_drawing_holds_its_ink_and_a_transparent_one_all_that_is_opaque(tmp_pa
     drawing = np.full((HEIGHT, WIDTH), 255, np.uint8)
     drawing[24], drawing[30, :5] = 0, 240
     Image.fromarray(drawing).save(tmp_path / "ink.png")
-    held = discovery.read_held(tmp_path / "ink.png", HEIGHT, WIDTH)
+    held = sketch.read_held(tmp_path / "ink.png", HEIGHT, WIDTH)
     assert held.mask.sum() == WIDTH and held.mask[24].all() and (held.picture[24] == 1).all()
     Image.fromarray(255 - drawing).save(tmp_path / "bright.png")
-    np.testing.assert_array_equal(discovery.read_held(tmp_path / "bright.png", HEIGHT, WIDTH).picture, held.picture)
+    np.testing.assert_array_equal(sketch.read_held(tmp_path / "bright.png", HEIGHT, WIDTH).picture, held.picture)
     clear = np.stack([drawing, np.where(np.arange(WIDTH) < 100, 255, 0) * np.ones((HEIGHT, 1))], -1).astype(np.uint8)
     Image.fromarray(clear).save(tmp_path / "clear.png")
-    held = discovery.read_held(tmp_path / "clear.png", HEIGHT, WIDTH)
+    held = sketch.read_held(tmp_path / "clear.png", HEIGHT, WIDTH)
     assert held.mask[:, :100].all() and not held.mask[:, 100:].any()
-    opaque = discovery.read_held(tmp_path / "ink.png", HEIGHT, WIDTH)
+    opaque = sketch.read_held(tmp_path / "ink.png", HEIGHT, WIDTH)
     for name in ("ink", "bright"):  # an alpha channel in which nothing is clear changes nothing
         Image.open(tmp_path / f"{name}.png").convert("RGBA").save(tmp_path / "opaque.png")
-        again = discovery.read_held(tmp_path / "opaque.png", HEIGHT, WIDTH)
+        again = sketch.read_held(tmp_path / "opaque.png", HEIGHT, WIDTH)
         np.testing.assert_array_equal(again.mask, opaque.mask)
         np.testing.assert_array_equal(again.picture, opaque.picture)
     assert held.picture[0, 0] == -1 and held.picture[24, 0] == 1
     for name in ("ink", "clear"):  # a drawing of another size is reduced
-        exact = discovery.read_held(tmp_path / f"{name}.png", HEIGHT, WIDTH)
+        exact = sketch.read_held(tmp_path / f"{name}.png", HEIGHT, WIDTH)
         small = Image.open(tmp_path / f"{name}.png")
         small.resize((3 * WIDTH, 3 * HEIGHT), Image.Resampling.NEAREST).save(tmp_path / "large.png")
-        reduced = discovery.read_held(tmp_path / "large.png", HEIGHT, WIDTH)
+        reduced = sketch.read_held(tmp_path / "large.png", HEIGHT, WIDTH)
         np.testing.assert_array_equal(reduced.mask, exact.mask)
         np.testing.assert_array_equal(reduced.picture[reduced.mask[..., 0]], exact.picture[exact.mask[..., 0]])
 
@@ -623,7 +623,7 @@ def test_drawings_that_cannot_be_held_are_refused(tmp_path):
         ("none", "No such file"),
     ):
         with pytest.raises(InputError, match=message) as caught:
-            discovery.read_held(tmp_path / f"{name}.png", HEIGHT, WIDTH)
+            sketch.read_held(tmp_path / f"{name}.png", HEIGHT, WIDTH)
         assert str(caught.value).startswith("--keep=") and "\n" not in str(caught.value)
 
 

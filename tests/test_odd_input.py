@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridge_ebm import data, discovery, models, pictures
+from bridge_ebm import data, models, pictures, sketch
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.workdir import read_metrics
@@ -53,7 +53,7 @@ def test_what_is_no_file_is_not_opened(tmp_path, kind):
     with pytest.raises(InputError, match=r"b\.png: not a file; replace or remove it"):
         data.load_folder(tmp_path, 16, 32)
     with pytest.raises(InputError, match=r"--keep=.*b\.png: not a file"):
-        discovery.read_held(path, 16, 32)
+        sketch.read_held(path, 16, 32)
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):

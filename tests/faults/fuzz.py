@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from bridge_ebm import data, discovery, divergence, events, health, models, pictures, plotting
+from bridge_ebm import data, divergence, events, health, models, pictures, plotting, sketch
 from bridge_ebm.errors import InputError
 from bridge_ebm.settings import from_dict, to_flagfile
 from bridge_ebm.workdir import MetricsLog, read_metrics
@@ -163,8 +163,8 @@ def _kinds(folder: Path) -> dict[str, Kind]:
         "picture": (picture, lambda path: _checked(pictures.read_picture(path, 16, 32))),
         "picture again": (picture, lambda path: _checked(pictures.read_picture(path, 48, 192))),
         "odd file": (odd_file, lambda path: _checked(pictures.read_picture(path, 16, 32))),
-        "mask": (picture, lambda path: discovery.read_held(path, 16, 32)),
-        "odd mask": (odd_file, lambda path: discovery.read_held(path, 16, 32)),
+        "mask": (picture, lambda path: sketch.read_held(path, 16, 32)),
+        "odd mask": (odd_file, lambda path: sketch.read_held(path, 16, 32)),
         "data set": (data_set, lambda path: data.load_folder(path, 16, 32)),
         "settings of a run": (file_of("settings.json"), read_run),
         "settings of a model": (file_of("settings.json"), lambda path: models.load_model(path.parent)),
