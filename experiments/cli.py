@@ -62,13 +62,17 @@ def homeless(error: Exception) -> str | None:
 
 
 def parsed(argv: list[str]) -> list[str]:
-    """The arguments that are no flags; a flag file that is no text file becomes one line and exit status 1."""
+    """The arguments that are no flags; what cannot be parsed, and a flag file that is no text file, become one line and
+    exit status 1.
+    """
     name = Path(argv[0]).name
     try:
         for path in _flag_files(argv):
             if Path(path).exists() and not Path(path).is_file():
                 sys.exit(f"{name}: error: --flagfile={path}: not a file; name a flag file")
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"{name}: error: {' '.join(str(error).split())} (--help tells the flags)")
     except (UnicodeDecodeError, RecursionError, OSError) as error:
         sys.exit(f"{name}: error: --flagfile: cannot be read ({error}); it must be a text file of lines --name=value")
 
