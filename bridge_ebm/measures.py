@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from bridge_ebm import model as modelling
+from bridge_ebm import modelling
 from bridge_ebm.frame import Solution
 from bridge_ebm.ink import METRES, Deck, Ink, grown
 from bridge_ebm.member import ABUTMENT, Member
-from bridge_ebm.model import Model
+from bridge_ebm.modelling import Model
 
 _GIRDER = 160.0  # metres that the deck spans alone at most: the beams of the data set reach 150 m
 _FLOATING = 12  # pixels of ink

@@ -1,7 +1,7 @@
 """Judges a picture of a bridge by structural mechanics: verdict A, B or C, with reasons in words.
 
 `analyse` reads the lines of the picture (skeleton.py), names the members (recognise.py), loads them as a plane frame
-(model.py, frame.py) and judges what it sees. A: stands as drawn. B: stands after a repair that the reasons name.
+(modelling.py, frame.py) and judges what it sees. A: stands as drawn. B: stands after a repair that the reasons name.
 C: does not stand, or is no bridge. Stays, cables and hangers pull only, so a cable without a tower or an anchor, a
 stay that ends in the air and a hanger from nothing carry nothing, and what they should have carried shows.
 """
@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bridge_ebm import ink as inking
-from bridge_ebm import model as modelling
-from bridge_ebm import recognise, skeleton
+from bridge_ebm import modelling, recognise, skeleton
 from bridge_ebm.ink import METRES, Ink
 from bridge_ebm.leaning import find_bars
 from bridge_ebm.measures import (

@@ -18,7 +18,19 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from bridge_ebm import bridges, definition, discovery, gallery, ink, model, novelty, plans, raster, structure, tracing
+from bridge_ebm import (
+    bridges,
+    definition,
+    discovery,
+    gallery,
+    ink,
+    modelling,
+    novelty,
+    plans,
+    raster,
+    structure,
+    tracing,
+)
 from bridge_ebm.gallery import Design
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -171,7 +183,7 @@ def test_the_explanation_says_what_the_code_does(tmp_path):
     text = written(tmp_path).read_text("utf-8")
     meaning = " ".join(re.search(r'<details id="terms">(.*?)</details>', text, re.DOTALL).group(1).split())
     for said in (
-        f"{model.LOAD / 1e3:.0f} kN on every metre of the deck",
+        f"{modelling.LOAD / 1e3:.0f} kN on every metre of the deck",
         f"supports at most {structure._SPACING:.0f} m apart",
         f"as a share of {discovery._NOVEL_ENOUGH}",
         f"within {novelty.REACH} pixels ({novelty.REACH * ink.METRES:.1f} m)",

@@ -9,7 +9,7 @@ from test_structure import lines, picture
 from bridge_ebm import bridges, measures, structure
 from bridge_ebm.ink import METRES, Deck
 from bridge_ebm.measures import Case, Support
-from bridge_ebm.model import Model
+from bridge_ebm.modelling import Model
 from bridge_ebm.raster import Member as Drawn
 from bridge_ebm.recognise import Member
 from bridge_ebm.structure import Analysis
