@@ -11,8 +11,8 @@ its sub-folders, where they are named after sub-types, say what each picture sho
 Measured: definition, the structural verdict, the sub-type, fidelity and diversity, memorisation, novelty; of a model
 also the energies along its chains, how energies order real, generated, corrupted pictures and noise, and the ink that
 held-out pictures keep along a chain of --hold_steps. Each share stands beside its ceiling, what held-out (or training)
-pictures score. 1000 pictures of 48 x 192 take about 2 minutes on 2 cores, their chains of 100 steps 2 more, and those
-of --hold_steps 5 (--hold_steps=0 leaves them out).
+pictures score. 1000 pictures of the default model take about five minutes on one core, two of them for the chains of
+--hold_steps (--hold_steps=0 leaves them out).
 
 In the folder: evaluation.json, samples/0000.png ... (bright on black), sheet.png (the first 64, dark on white).
 """
