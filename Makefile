@@ -19,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/python experiments/train.py --flagfile=experiments/flags/quickstart.cfg --workdir=$(RUNS)/quickstart
 	@echo "From the shipped model: $(RUNS)/evaluation/sheet.png, $(RUNS)/trajectory/trajectory.png"
 	@echo "From the short training: $(RUNS)/quickstart/samples, $(RUNS)/quickstart/curves.png"
-	@echo "Next: make gallery (new bridge types, a minute or two). The README's other commands: source .venv/bin/activate first."
+	@echo "Next: make gallery (new bridge types, a minute). The README's other commands: source .venv/bin/activate first."
 
 gallery: .venv/installed
 	$(BIN)/python experiments/discover.py --model=default --out=$(RUNS)/discover --num=128
