@@ -62,18 +62,18 @@ def homeless(error: Exception) -> str | None:
 
 
 def parsed(argv: list[str]) -> list[str]:
-    """The arguments that are no flags; what cannot be parsed, and a flag file that is no text file, become one line and
+    """The arguments that are no flags; what cannot be parsed, and a flag file that is none, become one line and
     exit status 1.
     """
     name = Path(argv[0]).name
     try:
         for path in _flag_files(argv):
-            if Path(path).exists() and not Path(path).is_file():
-                sys.exit(f"{name}: error: --flagfile={path}: not a file; name a flag file")
+            if not Path(path).expanduser().is_file():
+                sys.exit(f"{name}: error: --flagfile={path}: no such file; name a flag file")
         return flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(f"{name}: error: {' '.join(str(error).split())} (--help tells the flags)")
-    except (UnicodeDecodeError, RecursionError, OSError) as error:
+    except (UnicodeDecodeError, RuntimeError, OSError) as error:
         sys.exit(f"{name}: error: --flagfile: cannot be read ({error}); it must be a text file of lines --name=value")
 
 

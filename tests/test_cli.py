@@ -36,6 +36,23 @@ def test_ctrl_c_ends_with_one_line_and_the_status_of_shells(ending):
     assert (code, line) == (130, "evaluate.py: stopped by you: the same command goes on\n")
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--flagfile=none.cfg", "--flagfile=none.cfg: no such file"),
+        ("--flagfile=.", "--flagfile=.: no such file"),
+        ("--colour=red", "Unknown command line flag 'colour'"),
+        ("--num=many", "--num=many"),
+    ],
+)
+def test_flags_that_cannot_be_parsed_are_one_line(load_command, flag, said):
+    cli = load_command("evaluate").cli
+    with pytest.raises(SystemExit) as caught:
+        cli.parsed(["evaluate.py", flag])
+    line = caught.value.code
+    assert line.startswith("evaluate.py: error: ") and said in line and "\n" not in line
+
+
 def test_the_home_of_nobody_is_named(ending, monkeypatch):
     monkeypatch.setattr("sys.argv", ["evaluate.py", "--model=~nobody_has_this_name/model"])
     with pytest.raises(RuntimeError) as caught:

@@ -53,8 +53,7 @@ def test_2000_steps_end_with_the_same_energies(trained):
     (exact,) = energies_along(trained, "float32", 0)
     assert np.isfinite(exact).all()
     early, late = energies_along(trained, "bfloat16", 1, (19, 1999))
-    # A platform that rounds otherwise draws p anew, and of equal laws one in a hundred gives less than .01.
-    assert stats.ks_2samp(exact, late).pvalue > 1e-3
+    assert stats.ks_2samp(exact, late).pvalue > 0.01
     # The test can tell chains apart: cut short, they have not arrived.
     assert stats.ks_2samp(exact, early).pvalue < 1e-4
 
