@@ -37,9 +37,10 @@ _ALONE = Means()
 def gradient_of_sum(function: SumOverImages, params: Any, batch: Any, means: Means = _ALONE) -> tuple[Any, Any]:
     """The gradient in `params` of `function(params, batch)[0]`, and its figures [B, ...] of each image.
 
-    `batch` is a pytree of arrays [B, ...], the first of them images [B, H, W, 1]; `function` a sum over images, so it
-    may be taken device by device and part by part. The parts of a share are equal: as large as the bound allows among
-    the divisors of its length. Other arrays that the function needs are bound in a `jax.tree_util.Partial`.
+    `batch` is a pytree of arrays [B, ...], the first of them images [B, H, W, 1] or pairs of them [B, 2, H, W, 1];
+    `function` a sum over its members, so it may be taken device by device and part by part. The parts of a share are
+    equal: as large as the bound allows among the divisors of its length. Other arrays that the function needs are
+    bound in a `jax.tree_util.Partial`.
     """
     # A Partial is a pytree of what is bound in it, which so reaches every device.
     known = jax.tree_util.Partial(function), params

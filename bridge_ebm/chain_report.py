@@ -148,7 +148,7 @@ def report(
     unconditional = all(one is None for one in asked)
     return {
         "along_the_chain": _along(drawn.energies, num_steps),
-        "energy_auc": _order(model, drawn, asked, real.test, unconditional, seed),
+        "energy_auc": _order(model, drawn, asked, real.against, unconditional, seed),
         "hold": _hold(model, real, unconditional, hold_steps, seed) if hold_steps else None,
     }
 
@@ -192,7 +192,7 @@ def _order(
 
 
 def _hold(model: Model, real: Real, unconditional: bool, num_steps: int, seed: int) -> dict[str, Any]:
-    picked = evenly(real.test, HELD)
+    picked = evenly(real.against, HELD)
     names = names_of(picked)
     asked: Subtypes = [None] * len(names) if unconditional else names
     before, after = hold(model, picked.images, asked, num_steps, seed, progress=True)

@@ -8,6 +8,7 @@ frames/*.png       the chain of every candidate that may be shown: its frames fr
 gallery.html       the best designs
 summary.json       what each way of making yields
 discover.json      what was asked for; a folder of another run is refused
+discover.lock      there while a process makes candidates (lock.py)
 """
 
 import json
@@ -23,12 +24,12 @@ from PIL import Image
 
 from bridge_ebm import bridges, gallery, generate, metrics, naming, plans, processes, structure, tracing
 from bridge_ebm.errors import InputError
+from bridge_ebm.files import write_atomically
 from bridge_ebm.generate import GROUP, Made
 from bridge_ebm.models import Model
 from bridge_ebm.novelty import ONE
 from bridge_ebm.plans import Plan, Wishes
 from bridge_ebm.studio import Held, Studio, on_device
-from bridge_ebm.workdir import write_atomically
 
 CANDIDATES, DESIGNS, SUMMARY, REQUEST = "candidates.jsonl", "designs.jsonl", "summary.json", "discover.json"
 SHOWN = 120  # designs in the gallery
@@ -330,24 +331,27 @@ def claim(folder: Path, model: Model, request: Request, held: Held | None) -> No
 
     Raises an `InputError` for the folder of another request.
     """
-    arrays = jax.tree.leaves((model.params, model.batch_stats))
     kept = b"" if held is None else held.mask.tobytes() + held.picture.tobytes()
+    coarse = _coarse_models(model)
     record = {
         "seed": request.seed,
         "ways": [list(share) for share in request.mix],
         "temperature": request.temperature,
         **{name: list(wish) if isinstance(wish, tuple) else wish for name, wish in request.wishes._asdict().items()},
         "keep_crc32": zlib.crc32(kept),
-        "model_crc32": _checksum(arrays),
+        "model_crc32": _checksum([model]),
+        "coarse_crc32": _checksum(coarse),
+        # A training's work directory may be given another sampler while its weights stay.
+        "sampler": [list(one.settings.langevin) for one in (model, *coarse)],
     }
-    if model.coarse is not None:
-        record["coarse_crc32"] = _checksum(jax.tree.leaves((model.coarse.params, model.coarse.batch_stats)))
+    # An older folder does not name its sampler, and no checksum where there is no coarse model.
+    older = {"coarse_crc32": 0, "sampler": record["sampler"]}
     path = folder / REQUEST
     if path.exists():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = older | json.loads(path.read_text(encoding="utf-8"))
             differing = [name for name in record if before.get(name) != record[name]]
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, TypeError):
             raise InputError(f"{path}: cannot be read; name a fresh --out") from None
         if differing:
             raise InputError(
@@ -359,8 +363,14 @@ def claim(folder: Path, model: Model, request: Request, held: Held | None) -> No
     write_atomically(path, json.dumps(record, indent=1) + "\n")
 
 
-def _checksum(arrays: Sequence[jax.Array]) -> int:
+def _coarse_models(model: Model) -> list[Model]:
+    """The model that its chains begin at, the one that those of that begin at, and so on."""
+    return [] if model.coarse is None else [model.coarse, *_coarse_models(model.coarse)]
+
+
+def _checksum(models: Sequence[Model]) -> int:
+    """CRC-32 of the weights; 0 of no model."""
     crc = 0
-    for array in arrays:
+    for array in jax.tree.leaves([(model.params, model.batch_stats) for model in models]):
         crc = zlib.crc32(np.asarray(array).tobytes(), crc)
     return crc

@@ -14,18 +14,20 @@ from bridge_ebm.settings import TrainSettings
 
 VERDICTS = ("A", "B", "C")
 CEILING = 200  # held-out pictures that are judged one by one for the ceilings
+DRAWS = 10  # sets of training pictures over which the ceilings of fidelity are averaged
 Array = np.ndarray
 
 
 class Real(NamedTuple):
-    """The real pictures to measure against: the training set, the test part, and skeletons for novelty.
+    """The real pictures to measure with: those of the training, those to measure `against`, of part `part` of the data
+    set, and skeletons for novelty.
 
-    `symmetric_only`: both parts are the mirror-symmetric pictures only; `held_out`: the training did not see the test
-    part.
+    `symmetric_only`: both sets are the mirror-symmetric pictures only; `held_out`: the training did not see `against`.
     """
 
     train: Dataset
-    test: Dataset
+    against: Dataset
+    part: str
     skeletons: metrics.Reference
     symmetric_only: bool
     held_out: bool
@@ -50,12 +52,20 @@ class Judged(NamedTuple):
         return [one.nearest for one in self.novelty]
 
 
-def real_pictures(training: TrainSettings) -> Real:
-    """The pictures of a training's own data description. Raises `InputError` where no test part can be made of it."""
+def real_pictures(training: TrainSettings, part: str = "test") -> Real:
+    """The pictures of a training's own data description, to measure against its `part` "test", or "validation" for
+    choosing settings. Raises `InputError` where that part is empty.
+    """
     whole = _pictures(training)
-    train, test = (_part(whole, part, training.mirror) for part in (training.split, "test"))
+    try:
+        train, against = (_part(whole, one, training.mirror) for one in (training.split, part))
+    except InputError:
+        raise InputError(
+            f"--model: the {len(whole.images)} pictures of its training data ({training.data}) leave none for the "
+            f"{part} part to measure against; restore them, or train on more"
+        ) from None
     skeletons = _skeletons(training, lambda: train)
-    return Real(train, test, skeletons, training.mirror, held_out=training.split not in ("all", "test"))
+    return Real(train, against, part, skeletons, training.mirror, held_out=training.split not in ("all", part))
 
 
 def training_skeletons(training: TrainSettings) -> metrics.Reference:
@@ -94,14 +104,18 @@ def of_subtypes(dataset: Dataset, names: set[str]) -> Dataset:
 
 
 def evenly(dataset: Dataset, count: int) -> Dataset:
-    """At most `count` pictures, spread over the data set."""
-    count = min(count, len(dataset.images))
-    return chosen(dataset, _spread(len(dataset.images), count))
+    """At most `count` pictures, of every sub-type its share, drawn by chance, the same ones each time."""
+    return chosen(dataset, _evenly(dataset.labels, min(count, len(dataset.labels))))
 
 
-def _spread(size: int, count: int) -> Array:
-    """`count` positions spread over `size`."""
-    return np.arange(count) * size // count
+def _evenly(labels: Array, count: int, draw: int = 0) -> Array:
+    """Positions of `count` pictures with these labels, rising; others for each `draw`.
+
+    By chance, as augmentations follow one another in the same order: every n-th picture may be the same one of each.
+    """
+    order = np.random.Generator(np.random.PCG64(draw)).permutation(len(labels))
+    by_label = order[np.argsort(labels[order], kind="stable")]
+    return np.sort(by_label[np.arange(count) * len(labels) // count])
 
 
 def chosen(dataset: Dataset, where: Array) -> Dataset:
@@ -133,12 +147,13 @@ def _read_novelty(values: Sequence[Any]) -> metrics.Novelty:
 
 def report(images: Array, asked: Sequence[str | None], judged: Judged, real: Real) -> dict[str, Any]:
     """Every measure of pictures uint8 [N, H, W]; `asked` says of which sub-type each should be (None: of any)."""
-    picked = evenly(real.test, CEILING)
+    picked = evenly(real.against, CEILING)
     ceiling = judge(picked.images, real.skeletons)
     return {
         "reference": {
             "train_pictures": len(real.train.images),
-            "test_pictures": len(real.test.images),
+            "part": real.part,
+            "part_pictures": len(real.against.images),
             "judged_for_ceilings": len(picked.images),
             "mirror_symmetric_part_only": real.symmetric_only,
             "held_out_from_training": real.held_out,
@@ -195,10 +210,10 @@ def _accuracy(
 def _classes(judged: Judged, asked: Sequence[str | None], real: Real) -> dict[str, Any]:
     """Of every sub-type: its share by nearest neighbour; and of the pictures asked to be one, what became of them."""
     nearest, verdicts = np.array(judged.nearest, object), np.array(judged.verdicts)
-    found = metrics.shares(judged.nearest, real.test.subtypes)
-    usual = metrics.shares(names_of(real.test), real.test.subtypes)
+    found = metrics.shares(judged.nearest, real.against.subtypes)
+    usual = metrics.shares(names_of(real.against), real.against.subtypes)
     rows: dict[str, Any] = {}
-    for name in real.test.subtypes:
+    for name in real.against.subtypes:
         rows[name] = _beside(found[name], usual[name])
         mine = np.array([one == name for one in asked])
         if mine.any():
@@ -218,26 +233,39 @@ def _sets(images: Array, real: Real) -> dict[str, Any]:
     A model of mirror halves draws exact mirror images, which some real bridges are not (the V piers stand off the
     centre), so its figures stand beside what training pictures score that are halves with their mirror images, too.
     """
-    test, train = metrics.features(real.test.images), metrics.features(real.train.images)
+    held, train = metrics.features(real.against.images), metrics.features(real.train.images)
     fake = metrics.features(images)
-    if min(len(test), len(fake), len(train)) <= NEIGHBOURS:
+    if min(len(held), len(fake), len(train)) <= NEIGHBOURS:
         return {"fidelity": None, "memorisation": None}
-    count = min(len(fake), len(train))
-    picked = _spread(len(train), count)
-    usual = metrics.fidelity(test, train[picked])
-    found = metrics.fidelity(test, fake)
+    found, usual = metrics.fidelity(held, fake), _ceilings(held, train, real.train.labels, len(fake))
     beside = {name: _beside(found[name], usual[name]) for name in found}
     if real.symmetric_only:
-        halves = mirror.halves(real.train.images[picked]).reshape(2, count, real.train.images.shape[1], -1)
-        either = halves[np.arange(count) % 2, np.arange(count)]
-        mirrored = metrics.features(np.concatenate([either, either[:, :, ::-1]], axis=2))
-        for name, estimate in metrics.fidelity(test, mirrored).items():
+        mirrored = metrics.features(_mirrored(real.train.images))
+        for name, estimate in _ceilings(held, mirrored, real.train.labels, len(fake)).items():
             beside[name]["ceiling_mirrored"] = estimate.value
-    return {"fidelity": beside, "memorisation": _memorisation(fake, train, test) if real.held_out else None}
+    return {"fidelity": beside, "memorisation": _memorisation(fake, train, held) if real.held_out else None}
 
 
-def _memorisation(fake: Array, train: Array, test: Array) -> dict[str, float]:
-    copied = metrics.memorisation(fake, train, test)
+def _ceilings(held: Array, train: Array, labels: Array, count: int) -> dict[str, metrics.Estimate]:
+    """What `count` training pictures score, or all there are: the mean of DRAWS sets of them, the least and the most.
+
+    One set of 1000 alone would leave a fiftieth of its density to chance, one of 200 a fifteenth.
+    """
+    picked = (_evenly(labels, min(count, len(train)), draw) for draw in range(DRAWS))
+    drawn = [metrics.fidelity(held, train[where]) for where in picked]
+    values = {name: [one[name].value for one in drawn] for name in drawn[0]}
+    return {name: metrics.Estimate(sum(each) / DRAWS, min(each), max(each)) for name, each in values.items()}
+
+
+def _mirrored(images: Array) -> Array:
+    """The left half of every other picture [N, H, W] and the right half of those between, unfolded."""
+    either = mirror.halves(images).reshape(2, len(images), images.shape[1], -1)
+    half = either[np.arange(len(images)) % 2, np.arange(len(images))]
+    return np.concatenate([half, half[:, :, ::-1]], axis=2)
+
+
+def _memorisation(fake: Array, train: Array, held: Array) -> dict[str, float]:
+    copied = metrics.memorisation(fake, train, held)
     return {**copied.share._asdict(), "median_ratio": copied.median_ratio, "held_out_value": 0.05}
 
 

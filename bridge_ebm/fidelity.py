@@ -9,11 +9,12 @@ coverage    share of real balls that hold a generated picture (Naeem et al. 2020
 
 All need a ceiling, what as many training pictures score against the same real ones: by it 1 is out of reach.
 
-Intervals are 95% bootstrap ones over the generated pictures, the real ones fixed. Balls keep the radii of the whole
-sets, as drawing a picture twice would shrink them. A resample holds only 63% of the pictures, which alone makes some
-figures worse, so the spread of the resamples is taken about their own mean and laid about the figure. The intervals are
+Intervals are 95% ones over the generated pictures, the real ones fixed: of shares Wilson's (1927), which say something
+of a share of 0 or 1 too, of all else bootstrap ones. Balls keep the radii of the whole sets, as drawing a picture twice
+would shrink them. A resample holds only 63% of the pictures, which alone makes some
+figures worse, so the spread of the resamples is taken about their own mean and laid about the figure. Resampling is
 the only place where chance plays a part: NumPy's PCG64, seed 0, whose stream NumPy may change between versions, which
-would move their ends within their own uncertainty.
+would move the ends of intervals within their own uncertainty.
 """
 
 import math
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 NEIGHBOURS = 5
 RESAMPLES = 200
@@ -108,14 +110,15 @@ def fidelity(real: Array, fake: Array) -> dict[str, Estimate]:
 
 def shares(values: Sequence[str | None] | Array, names: Sequence[str]) -> dict[str, Estimate]:
     """The share of each name among `values`, which may hold others."""
-    is_name = {name: np.array([value == name for value in values], float) for name in names}
+    is_name = {name: np.array([value == name for value in values]) for name in names}
     return {name: share(hits) for name, hits in is_name.items()}
 
 
 def share(hits: Array) -> Estimate:
-    """The share of true ones in `hits` [N], N at least 1."""
-    hits = np.asarray(hits, float)
-    return _bootstrapped(len(hits), lambda chosen: float(hits[chosen].mean()))
+    """The share of true ones in `hits` bool [N], N at least 1."""
+    found = stats.binomtest(int(np.sum(hits)), len(hits))
+    interval = found.proportion_ci(method="wilson")
+    return Estimate(float(found.statistic), float(interval.low), float(interval.high))
 
 
 def memorisation(fake: Array, train: Array, held_out: Array) -> Memorisation:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
@@ -89,11 +90,10 @@ def gas_heights(key: jax.Array, count: int) -> np.ndarray:
     """
     start_key, *stage_keys = jax.random.split(key, 1 + len(GAS_STAGES))
     images = langevin.uniform_images(start_key, (count, 1, 1, 1))
-    sampler = jax.jit(langevin.sample, static_argnames=("energy_fn", "settings"))
     for stage_key, (noise, steps) in zip(stage_keys, GAS_STAGES, strict=True):
         noise = 2 * noise * SCALE_HEIGHT / COLUMN_HEIGHT
         settings = langevin.LangevinSettings(steps, noise**2 / 2, noise, math.inf)
-        images = sampler(stage_key, images, energy_fn=gas_energy, settings=settings)
+        images = langevin.compiled_sample(stage_key, images, Partial(gas_energy), settings)
     return (np.asarray(images, float).reshape(-1) + 1) / 2 * COLUMN_HEIGHT
 
 

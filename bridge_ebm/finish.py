@@ -6,7 +6,7 @@ its class, and the term raises the energy at their ends where it has fallen belo
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,35 @@ from bridge_ebm.state import TrainState
 # default.cfg its chains live for 2000 steps on average, those of the other places for 120. Without old chains among the
 # fakes nothing keeps a picture in its place for longer than the youngest few hundred steps.
 SELDOM = 16
+
+
+class Finish(NamedTuple):
+    """The finish's part of an update: the `gradient` of its term in the weights, the term itself, `contrast`, with the
+    mean energies of `real` and `fake` pictures, the `buffer` with the ends of the chains, how far these `moved`
+    (`guards.travelled`) and how many were `replaced`.
+    """
+
+    gradient: Any
+    contrast: jax.Array
+    real: jax.Array
+    fake: jax.Array
+    buffer: replay.ReplayBuffer
+    moved: jax.Array
+    replaced: jax.Array
+
+
+class _Chains(NamedTuple):
+    """Chains of an update at `places` int32 [B] of the `buffer`'s images, of classes `labels` [B]: their `starts`
+    [B, H, W, 1], ends for the loss, `fake`, and for the buffer, `kept`, and which are `bad`, bool [B]: replaced.
+    """
+
+    buffer: jax.Array
+    places: jax.Array
+    labels: jax.Array
+    starts: jax.Array
+    fake: jax.Array
+    kept: jax.Array
+    bad: jax.Array
 
 
 def begin_afresh(key: jax.Array, places: jax.Array, count: int, num_classes: int) -> jax.Array:
@@ -44,15 +73,33 @@ def gradient(
     settings: TrainSettings,
     num_classes: int,
     mesh: Mesh | None,
-) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array], replay.ReplayBuffer, tuple[jax.Array, jax.Array]]:
-    """The gradient of the finish's term from real pictures and the ends of persistent chains, its value with the two
-    mean energies, the buffer with those ends, how far the chains moved and how many were replaced.
+) -> Finish:
+    """The finish's part of an update, from real pictures and the ends of persistent chains.
 
     Takes the `key` of this use, the training's `examples`, and this update's `real` pictures [B, H, W, 1] in [-1, 1]
     with the classes that the network is told (Balcerak et al., "Energy Matching", 2025; `objectives.floored_contrast`).
     Place p of the buffer is a chain of class p mod (num_classes + 1), the last of which is "no class". Real pictures
     replace a chain that is not finite before the loss sees it, and one that shows nothing before the buffer does.
     """
+    chains = _chains_of_update(key, state, examples, network, settings, num_classes, mesh)
+    fake = Examples(chains.fake, chains.labels)
+    (contrast, means), slopes = _contrast(state, real, fake, network, settings, num_classes, mesh)
+    grads = _weighted_gradient(state, real, fake, slopes, network, settings, mesh)
+    images = replay.put(chains.buffer, chains.places, chains.kept, settings.replay == "rounded", mesh)
+    moved, replaced = guards.travelled(chains.starts, chains.fake), jnp.sum(chains.bad.astype(jnp.float32))
+    return Finish(grads, contrast, *means, state.buffer._replace(images=images), moved, replaced)
+
+
+def _chains_of_update(
+    key: jax.Array,
+    state: TrainState,
+    examples: Examples,
+    network: nn.Module,
+    settings: TrainSettings,
+    num_classes: int,
+    mesh: Mesh | None,
+) -> _Chains:
+    """Some chains of the buffer, drawn at random, run on from where they are, or begun afresh."""
     pick_key, start_key, chain_key = jax.random.split(key, 3)
     buffer = _started(start_key, state, examples, settings, num_classes, mesh)
 
@@ -61,8 +108,7 @@ def gradient(
         return places, places % (num_classes + 1)
 
     places, labels = parallel.on_every_device(picked, pick_key, mesh=mesh)
-    rounded = settings.replay == "rounded"
-    starts = replay.take(buffer, (places,), rounded, mesh)
+    starts = replay.take(buffer, (places,), settings.replay == "rounded", mesh)
     run = partial(_run, state=state, network=network, settings=settings)
     arrive = partial(run, num_steps=settings.finish_arrival, spread=partial(parallel.by_shares_of_any, mesh=mesh))
     starts = _restarted(start_key, starts, places, examples, arrive, settings, num_classes, mesh)
@@ -74,46 +120,77 @@ def gradient(
 
     keys = contrastive.fresh_keys(start_key, settings.finish_chains)
     fake, kept, bad = parallel.by_shares(checked, examples, keys, labels, ends, mesh=mesh)
+    return _Chains(buffer, places, labels, starts, fake, kept, bad)
 
-    def energies(variables, images, labels):
-        return energy.energy_function(network, *variables, labels if settings.conditional else None)(images)
 
-    def known(images, labels):
-        variables = state.params, state.batch_stats
-        return parallel.gathered(parallel.by_shares(energies, variables, images, labels, mesh=mesh), mesh)
+def _contrast(
+    state: TrainState,
+    real: Examples,
+    fake: Examples,
+    network: nn.Module,
+    settings: TrainSettings,
+    num_classes: int,
+    mesh: Mesh | None,
+) -> tuple[tuple[jax.Array, tuple[jax.Array, jax.Array]], tuple[jax.Array, jax.Array]]:
+    """The finish's term with the mean energies of real and fake pictures, and its slope in the energy of each, [B] and
+    [B].
 
-    # The term is no sum over images, but its slope in each energy is known before the gradient is taken.
+    The term is no sum over images, but these slopes are known before its gradient in the weights is taken.
+    """
+
+    def known(those: Examples) -> jax.Array:
+        variables, energies = (state.params, state.batch_stats), partial(_energies, network, settings)
+        return parallel.gathered(parallel.by_shares(energies, variables, those.images, those.labels, mesh=mesh), mesh)
+
     def term(energies, labels):
         classes = labels if settings.conditional else jax.tree.map(jnp.zeros_like, labels)
-        loss, *means = objectives.floored_contrast(energies, classes, settings.finish_floor, settings.finish_trim)
+        floor, trim = settings.finish_floor, settings.finish_trim
+        loss, real_mean, fake_mean = objectives.floored_contrast(energies, classes, floor, trim)
         if settings.finish_level:
             told = labels[0] != num_classes if settings.conditional else jnp.ones_like(labels[0], bool)
             loss += settings.finish_level * objectives.unevenness(energies[0], classes[0], told)
-        return loss, means
+        return loss, (real_mean, fake_mean)
 
-    (loss, means), slopes = parallel.on_every_device(
-        jax.value_and_grad(term, has_aux=True),
-        (known(real.images, real.labels), known(fake, labels)),
-        (real.labels, labels),
-        mesh=mesh,
-    )
+    value_and_slopes = jax.value_and_grad(term, has_aux=True)
+    both = (known(real), known(fake)), (real.labels, fake.labels)
+    value, slopes = parallel.on_every_device(value_and_slopes, *both, mesh=mesh)
+    return value, slopes
+
+
+def _weighted_gradient(
+    state: TrainState,
+    real: Examples,
+    fake: Examples,
+    slopes: tuple[jax.Array, jax.Array],
+    network: nn.Module,
+    settings: TrainSettings,
+    mesh: Mesh | None,
+) -> Any:
+    """The gradient in the weights of `finish_weight` times the energies of real and fake pictures, each with its slope:
+    that of the term.
+    """
 
     def joined(_, real, fake):
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, fake)
 
     # Each device joins what it has of both; their order is another on every mesh, but the gradient is a sum.
-    of_real, of_fake = (real.images, real.labels, slopes[0]), (fake, labels, slopes[1])
+    of_real, of_fake = (real.images, real.labels, slopes[0]), (fake.images, fake.labels, slopes[1])
     batch = parallel.by_shares(joined, None, of_real, of_fake, mesh=mesh)
 
     def weighted_sum(batch_stats, params, batch):
         images, labels, slopes = batch
-        return settings.finish_weight * jnp.vdot(slopes, energies((params, batch_stats), images, labels)), ()
+        energies = _energies(network, settings, (params, batch_stats), images, labels)
+        return settings.finish_weight * jnp.vdot(slopes, energies), ()
 
     weighted = Partial(weighted_sum, state.batch_stats)
-    grads, _ = gradient_of_sum(weighted, state.params, batch, contrastive.gradient_means(settings, mesh))
-    images = replay.put(buffer, places, kept, rounded, mesh)
-    report = guards.travelled(starts, fake), jnp.sum(bad.astype(jnp.float32))
-    return grads, (loss, *means), state.buffer._replace(images=images), report
+    return gradient_of_sum(weighted, state.params, batch, contrastive.gradient_means(settings, mesh))[0]
+
+
+def _energies(
+    network: nn.Module, settings: TrainSettings, variables: tuple[Any, Any], images: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Energies [B] of images [B, H, W, 1], each as of its class if the network is told."""
+    return energy.energy_function(network, *variables, labels if settings.conditional else None)(images)
 
 
 def _run(
@@ -130,9 +207,7 @@ def _run(
     chains = contrastive.chain_settings(settings)._replace(num_steps=num_steps)
 
     def share(variables, keys, starts, labels):
-        def energy_fn(images, labels):
-            return energy.energy_function(network, *variables, labels if settings.conditional else None)(images)
-
+        energy_fn = partial(_energies, network, settings, variables)
         return langevin.run_chains(keys, starts, energy_fn, chains, labels, settings.microbatch)
 
     keys = jax.random.split(key, len(starts))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from bridge_ebm import raster
 from bridge_ebm.bridges import SUBTYPES
+from bridge_ebm.files import write_atomically
 
 _SCRIPTS = ("shared.js", "export.js", "large.js", "cards.js")  # in this order they make one script
 _NUMBERS = ("energy", "novelty", "symmetry", "axial_share", "gain")
@@ -74,9 +75,7 @@ def write(path: Path, designs: Sequence[Design], title: str = "New bridge types"
         script=script,
         data=_embedded(content),
     )
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(page, encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    write_atomically(path, page)
 
 
 def _part(name: str) -> str:

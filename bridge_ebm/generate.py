@@ -159,7 +159,8 @@ def _regional(studio: Studio, key: jax.Array, drawn: Sequence[Plan]) -> list[Mad
         here = np.arange(first, first + GROUP) % len(jobs)  # the last batch is filled up
         parts = [compose.one_of(studio.energies, index) for index in labels[:, here]]
         energy = compose.regional(parts, masks[:, here])
-        walk = run_chains(studio, chain_key, jnp.asarray(begin[here]), energy, studio.projection)
+        batch_key = chain_key if first == 0 else jax.random.fold_in(chain_key, first)
+        walk = run_chains(studio, batch_key, jnp.asarray(begin[here]), energy, studio.projection)
         frames[here] = walk.swapaxes(0, 1)
         values = np.array(
             [[compose.energies_under(part, jnp.asarray(frame)) for part in parts] for frame in walk]

@@ -5,7 +5,6 @@ the training.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_ebm import checkpoint, divergence, events, lock, replay, saving
+from bridge_ebm import checkpoint, divergence, events, guards, lock, replay, saving
 from bridge_ebm.errors import InputError
 from bridge_ebm.models import SETTINGS_FILE
 from bridge_ebm.runs import continue_state
@@ -170,7 +169,7 @@ def _drift(run: Run, lately: Sequence[dict[str, Any]]) -> Finding | None:
 def _saturated(run: Run, lately: Sequence[dict[str, Any]]) -> Finding | None:
     replaced = [row["replaced"] for row in lately if row.get("replaced") is not None]
     share = sum(replaced) / (len(replaced) * run.settings.chains) if replaced else 0.0
-    empty = 0.0 if run.pictures is None else float(np.mean([_shows_nothing(picture) for picture in run.pictures]))
+    empty = 0.0 if run.pictures is None else _empty_share(run.pictures)
     if share < _REPLACED_SHARE and empty < _EMPTY_SHARE:
         return None
     return Finding(
@@ -300,10 +299,10 @@ def _gap(rows: Sequence[dict[str, Any]]) -> float | None:
     return median(gaps) if gaps else None
 
 
-def _shows_nothing(picture: np.ndarray) -> bool:
-    """As `guards.saturated`, of one picture [H, W]."""
-    black, white = np.mean(picture <= -0.99), np.mean(picture >= 0.99)
-    return bool(max(black, white) > 0.999 or np.ptp(picture) < 0.02 or not math.isfinite(picture.sum()))
+def _empty_share(pictures: np.ndarray) -> float:
+    """The share of pictures [N, H, W] that a training would replace: they show nothing, or are not finite."""
+    images = jnp.asarray(pictures)[..., None]
+    return float((guards.saturated(images) | guards.not_finite(images)).mean())
 
 
 def _count_kinds(pictures: np.ndarray) -> int:

@@ -26,6 +26,7 @@ import numpy as np
 from jax import lax
 
 EnergyFn = Callable[[jax.Array], jax.Array]
+Step = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 # On a CPU the chains run to their end a few at a time: 16 pictures of 48 x 192 keep the activations of Table 1's
@@ -77,6 +78,11 @@ def langevin_step(
     return jnp.clip(perturbed - settings.step_size * gradient, -1.0, 1.0), energies
 
 
+def keys_at(chain_keys: jax.Array, step: jax.Array) -> jax.Array:
+    """The keys [B] with which chains of keys `chain_keys` [B] take step number `step`."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(chain_keys, step)
+
+
 def sample(key: jax.Array, images: jax.Array, energy_fn: EnergyFn, settings: LangevinSettings) -> jax.Array:
     """Run `settings.num_steps` Langevin steps from `images` [B, H, W, 1] in [-1, 1]; returns the final images."""
     return run_chains(jax.random.split(key, len(images)), images, energy_fn, settings)
@@ -100,7 +106,7 @@ def run_chains(
 
     def chains(keys: jax.Array, images: jax.Array, *labels: jax.Array) -> jax.Array:
         def body(step: jax.Array, images: jax.Array) -> jax.Array:
-            return langevin_step(_step_keys(keys, step), images, lambda x: energy_fn(x, *labels), settings)[0]
+            return langevin_step(keys_at(keys, step), images, lambda x: energy_fn(x, *labels), settings)[0]
 
         return lax.fori_loop(0, settings.num_steps, body, images)
 
@@ -125,36 +131,44 @@ def trajectory(
     to the perturbed images of update i + 1. Raises ValueError for a frame outside 0 .. num_steps - 1, or none at
     all.
     """
-    if not frames or not all(0 <= frame < settings.num_steps for frame in frames):
-        raise ValueError(
-            f"frames {frames}, at least one, must lie in 0 .. {settings.num_steps - 1} for a chain of "
-            f"{settings.num_steps} steps"
-        )
+    if not frames:
+        raise ValueError(f"frames must name at least one, and must lie in 0 .. {settings.num_steps - 1}")
     keys = jax.random.split(key, len(images))
+
+    def step(number: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return langevin_step(keys_at(keys, number), images, energy_fn, settings)
+
+    return recorded(step, images, settings.num_steps, frames)
+
+
+def recorded(step: Step, images: jax.Array, num_steps: int, frames: tuple[int, ...]) -> Trajectory:
+    """`num_steps` of `step` from `images` [B, H, W, 1], keeping what `trajectory` says; `frames` may be empty.
+
+    `step(number, images)` returns the images after the step and energies [B]; numbers count from 0.
+    """
+    if not all(0 <= frame < num_steps for frame in frames):
+        raise ValueError(f"frames {frames} must lie in 0 .. {num_steps - 1} for a chain of {num_steps} steps")
     wanted, slot_of_frame = np.unique(np.asarray(frames, np.int32), return_inverse=True)
-    # slot_of_step[i] says where to keep the image after update i + 1; len(wanted) is out of bounds, and
-    # `mode="drop"` drops it.
-    slot_of_step = np.full(settings.num_steps, len(wanted), np.int32)
+    # slot_of_step[i] says where to keep the image after update i + 1; one past the last slot is out of bounds, and
+    # `mode="drop"` drops it. Without frames there is one slot all the same: arrays of no length cannot be indexed.
+    num_slots = max(len(wanted), 1)
+    slot_of_step = np.full(num_steps, num_slots, np.int32)
     slot_of_step[wanted] = np.arange(len(wanted))
     slots = jnp.asarray(slot_of_step)
 
-    def body(step, carry):
+    def body(number, carry):
         images, kept, energies = carry
-        images, step_energies = langevin_step(_step_keys(keys, step), images, energy_fn, settings)
-        return images, kept.at[slots[step]].set(images, mode="drop"), energies.at[step].set(step_energies)
+        images, step_energies = step(number, images)
+        return images, kept.at[slots[number]].set(images, mode="drop"), energies.at[number].set(step_energies)
 
-    kept = jnp.zeros((len(wanted), *images.shape), images.dtype)
-    energies = jnp.zeros((settings.num_steps, len(images)), jnp.float32)
-    images, kept, energies = lax.fori_loop(0, settings.num_steps, body, (images, kept, energies))
+    kept = jnp.zeros((num_slots, *images.shape), images.dtype)
+    energies = jnp.zeros((num_steps, len(images)), jnp.float32)
+    images, kept, energies = lax.fori_loop(0, num_steps, body, (images, kept, energies))
     return Trajectory(kept[slot_of_frame.reshape(-1)], energies, images)
 
 
 compiled_sample = jax.jit(sample, static_argnames="settings")
 compiled_trajectory = jax.jit(trajectory, static_argnames=("settings", "frames"))
-
-
-def _step_keys(chain_keys: jax.Array, step: jax.Array) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(chain_keys, step)
 
 
 def _noise(chain_keys: jax.Array, images: jax.Array, scale: float) -> jax.Array | float:

@@ -1,6 +1,7 @@
-"""One training at a time in a work directory: a lock that the operating system drops with its process, however it ends.
+"""One training at a time in a work directory, and one discovery in its folder: a lock that the operating system drops
+with its process, however it ends.
 
-The lock is `flock` on training.lock, which any POSIX system has; the text in the file only says whose it is, so what a
+The lock is `flock` on a file in the folder, which any POSIX system has; the text in it only says whose it is, so what a
 killed process leaves behind stops nobody. On network file systems the lock reaches as far as the mount's own locking:
 NFS 4 keeps it between machines, NFS mounted with `nolock` or `local_lock` only within one, and where there is no
 locking at all (many cloud buckets) `held` warns and goes on.
@@ -24,6 +25,19 @@ _PROBES = 5  # `owner` holds the lock for an instant; a training that meets it t
 _BETWEEN = 0.05  # seconds
 
 
+class Work(NamedTuple):
+    """What is done one at a time: its `file`, the `flag` that names its folder, and its words in messages."""
+
+    file: str
+    flag: str
+    name: str
+    verb: str
+
+
+TRAINING = Work(LOCK_FILE, "--workdir", "training", "trains")
+DISCOVERY = Work("discover.lock", "--out", "discovery", "makes designs")
+
+
 class Owner(NamedTuple):
     """Who holds a lock: process number, machine, and since when (local time)."""
 
@@ -36,13 +50,13 @@ class Owner(NamedTuple):
 
 
 @contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """Hold the work directory within the block; raises an `InputError` that names the process that has it already.
+def held(folder: Path, work: Work = TRAINING) -> Iterator[None]:
+    """Hold the folder within the block; raises an `InputError` that names the process that has it already.
 
-    Of a training of several processes one holds it for all.
+    Where several processes work together one holds it for all.
     """
-    path = workdir / LOCK_FILE
-    file = _locked(path)
+    path = folder / work.file
+    file = _locked(path, work)
     try:
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}))
@@ -67,7 +81,7 @@ def owner(workdir: Path) -> Owner | None:
     return None
 
 
-def _locked(path: Path) -> TextIO:
+def _locked(path: Path, work: Work) -> TextIO:
     """The lock file, opened and locked."""
     for attempt in range(_PROBES):
         file = path.open("a+", encoding="utf-8")
@@ -79,20 +93,21 @@ def _locked(path: Path) -> TextIO:
             file.close()
             if attempt + 1 == _PROBES:
                 raise InputError(
-                    f"--workdir={path.parent}: {found} trains there; wait for it, stop it, or use a fresh --workdir"
+                    f"{work.flag}={path.parent}: {found} {work.verb} there; wait for it, stop it, or use a fresh "
+                    f"{work.flag}"
                 ) from None
             time.sleep(_BETWEEN)
             continue
         except OSError as error:
             warnings.warn(
-                f"{path}: this file system has no locks ({error.strerror}); start no second training in this folder",
+                f"{path}: this file system has no locks ({error.strerror}); start no second {work.name} in this folder",
                 stacklevel=4,
             )
             return file
         if _is_still(file, path):
             return file
         file.close()  # its last owner removed it between our opening and our locking it
-    raise InputError(f"--workdir={path.parent}: trainings keep starting and ending there; try again")
+    raise InputError(f"{work.flag}={path.parent}: one {work.name} after another starts and ends there; try again")
 
 
 def _is_still(file: TextIO, path: Path) -> bool:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from bridge_ebm import checkpoint, coarse, compose, energy, langevin, mirror, pictures
 from bridge_ebm.errors import InputError
+from bridge_ebm.files import write_atomically
 from bridge_ebm.settings import TrainSettings, from_dict
 
 SETTINGS_FILE = "settings.json"
@@ -175,18 +176,19 @@ def list_models() -> list[str]:
     return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{SETTINGS_FILE}"))
 
 
-def load_model(name_or_dir: str | Path) -> Model:
+def load_model(name_or_dir: str | Path, flag: str = "--model") -> Model:
     """Load a shipped model by name, or the newest checkpoint of a model directory or of a training's work directory.
 
-    Raises an `InputError` (a ValueError) that names the folder if there is no model, or if it cannot be read.
+    Raises an `InputError` (a ValueError) that names the folder if there is no model, or if it cannot be read; `flag` is
+    what named it.
     """
-    return _load(name_or_dir)[1]
+    return _load(name_or_dir, flag)[1]
 
 
-def _load(name_or_dir: str | Path) -> tuple[int, Model]:
+def _load(name_or_dir: str | Path, flag: str) -> tuple[int, Model]:
     """The update at which the model was saved, and the model."""
     folder = folder_of(name_or_dir)
-    settings = _read_settings(folder, str(name_or_dir))
+    settings = _read_settings(folder, f"{flag}={name_or_dir}")
     network = energy.make_network(settings, len(settings.subtypes))
     width = settings.width // 2 if settings.mirror else settings.width
     variables = jax.eval_shape(
@@ -196,7 +198,7 @@ def _load(name_or_dir: str | Path) -> tuple[int, Model]:
     found = checkpoint.restore_newest(folder, {"model": target})
     if found is None:
         raise InputError(
-            f"--model={name_or_dir}: no checkpoint in {folder / checkpoint.FOLDER} yet; let the training save one"
+            f"{flag}={name_or_dir}: no checkpoint in {folder / checkpoint.FOLDER} yet; let the training save one"
         )
     model = found[1]["model"]
     return found[0], Model(model["params"], model["batch_stats"], settings, coarse_of(settings, folder))
@@ -215,14 +217,14 @@ def coarse_of(settings: ModelSettings, folder: Path | None = None) -> Model | No
             f"--coarse_model={name}: neither a shipped model ({', '.join(list_models())}) nor a folder with "
             f"{SETTINGS_FILE}; restore that folder, or train the small model first"
         )
-    found = _read_settings(where, name)
+    found = _read_settings(where, f"--coarse_model={name}")
     alike = found.width * settings.height == found.height * settings.width and found.subtypes == settings.subtypes
     if not alike or found.height >= settings.height:
         raise InputError(
             f"--coarse_model={name}: its pictures are {found.height} x {found.width}; name a model of the same "
             f"sub-types, in the proportions of {settings.height} x {settings.width} and smaller"
         )
-    return load_model(where)
+    return load_model(where, "--coarse_model")
 
 
 def _coarse_folder(name: str, folder: Path | None) -> Path:
@@ -249,11 +251,12 @@ def folder_of(name_or_dir: str | Path) -> Path:
 
 
 def _read_settings(folder: Path, asked: str) -> ModelSettings:
+    """The settings of the model in `folder`, for which a user wrote `asked`: a flag and its value."""
     path = folder / SETTINGS_FILE
     if not path.exists():
         shipped = ", ".join(list_models()) or "none"
         raise InputError(
-            f"--model={asked}: neither a shipped model ({shipped}) nor a folder with {SETTINGS_FILE}; "
+            f"{asked}: neither a shipped model ({shipped}) nor a folder with {SETTINGS_FILE}; "
             "train one first: python experiments/train.py --flagfile=experiments/flags/quickstart.cfg --workdir=DIR"
         )
     try:
@@ -298,12 +301,13 @@ def _check_settings(settings: ModelSettings) -> None:
 
 def export(workdir: str | Path, folder: Path) -> None:
     """Write the model of a work directory to a new `folder`, without the training's optimiser and replay buffer; the
-    coarse model that its chains begin at, where that is not a shipped one, goes to a folder in it. A full disk or a
-    kill leaves nothing that would stop the next export there.
+    coarse model that its chains begin at, where that is not a shipped one, goes to a folder in it. A full disk, or a
+    kill while it writes, leaves nothing that would stop the next export there; only a kill in the instant in which the
+    parts take their places may.
 
     Raises an `InputError` if there is no model in `workdir`, or something in `folder` already.
     """
-    step, model = _load(workdir)
+    step, model = _load(workdir, "--workdir")
     partial = folder / _PARTIAL  # in `folder`, which may be a mounted one: nothing can be renamed to that
     if folder.exists() and any(entry != partial for entry in folder.iterdir()):
         raise InputError(f"--out={folder}: there is something in it already; name a new folder")
@@ -332,6 +336,4 @@ def set_levels(folder: Path, levels: Sequence[float]) -> None:
     path = folder / SETTINGS_FILE
     record = json.loads(path.read_text(encoding="utf-8"))
     record["model"]["levels"] = [float(level) for level in levels]
-    partial = path.with_name(f"{path.name}.partial")  # as `workdir.write_atomically`; workdir imports this module
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(record, indent=1) + "\n")

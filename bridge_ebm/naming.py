@@ -44,15 +44,13 @@ Array = np.ndarray
 
 
 class Region(NamedTuple):
-    """What stands in one span above or below the deck: the sub-type most like it, and how like (0 to 1).
-
-    `subtype` is "" where there is nothing, and `UNKNOWN` for what is like none.
+    """What stands in one span above or below the deck: the sub-type most like it, "" where there is nothing, and
+    `UNKNOWN` for what is like none.
     """
 
     span: str
     above: bool
     subtype: str
-    agreement: float
 
 
 def regions(image: Array, analysis: Analysis, real: Reference) -> tuple[Region, ...]:
@@ -68,7 +66,7 @@ def regions(image: Array, analysis: Analysis, real: Reference) -> tuple[Region, 
         side = (y < row - _DECK) if above else (y > row + _DECK)
         for k, span in enumerate(SPANS):
             inside = side & (x >= edges[k]) & (x < edges[k + 1]) & away
-            found.append(Region(span, above, *_likest(lines, near, inside, real, ABOVE if above else BELOW)))
+            found.append(Region(span, above, _likest(lines, near, inside, real, ABOVE if above else BELOW)))
     return tuple(found)
 
 
@@ -86,14 +84,14 @@ def _piers(analysis: Analysis) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _likest(lines: Array, near: Array, inside: Array, real: Reference, allowed: dict[str, str]) -> tuple[str, float]:
-    """The sub-type of `allowed` whose real pictures agree best with the lines of a region, and how well.
+def _likest(lines: Array, near: Array, inside: Array, real: Reference, allowed: dict[str, str]) -> str:
+    """The sub-type of `allowed` whose real pictures agree best with the lines of a region.
 
     Agreement is (P + R) / 2 as in novelty.py, of what lies in the region alone.
     """
     mine = np.flatnonzero(lines & inside)
     if len(mine) < _LEAST:
-        return "", 1.0
+        return ""
     there = real.lines @ sparse.csc_array(inside.ravel()[:, None].astype(np.float32))
     lengths = np.asarray(there.todense()).ravel()
     back = np.asarray(real.lines @ (near & inside).ravel().astype(np.float32)).ravel() / np.maximum(lengths, 1)
@@ -101,9 +99,7 @@ def _likest(lines: Array, near: Array, inside: Array, real: Reference, allowed: 
     names = np.array(real.subtypes)[real.labels]
     fits = np.where((lengths >= _LEAST) & np.isin(names, list(allowed)), (onto + back) / 2, -1.0)
     best = int(fits.argmax())
-    if fits[best] < _LIKE:
-        return UNKNOWN, max(float(fits[best]), 0.0)
-    return str(names[best]), float(fits[best])
+    return str(names[best]) if fits[best] >= _LIKE else UNKNOWN
 
 
 def name(found: tuple[Region, ...]) -> str:

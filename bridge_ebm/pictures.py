@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from bridge_ebm import bridges, raster
 from bridge_ebm.errors import InputError
+from bridge_ebm.files import write_atomically
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 40_000_000  # per picture; anything larger is refused before it is decoded
@@ -227,6 +228,4 @@ def write_pictures(root: Path, named: Iterable[tuple[str, np.ndarray]], total: i
 
 def write_listing(root: Path, listing: Mapping[str, object]) -> None:
     """Write dataset.json whole or not at all."""
-    temporary = root / f".{LISTING}.part"
-    temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(root / LISTING)
+    write_atomically(root / LISTING, json.dumps(listing, indent=1) + "\n")

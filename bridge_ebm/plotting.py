@@ -11,7 +11,7 @@ from PIL import Image
 
 from bridge_ebm.data import to_uint8
 
-CURVES = ("loss", "reg", "cdiv", "real", "fake")
+CURVES = ("loss", "regression", "reg", "cdiv", "real", "fake")  # of which the paper's Fig. 4 has all but the second
 # The paper's Fig. 4 leaves out the first epochs, whose values dwarf the rest.
 EPOCHS_LEFT_OUT = 3
 MOST_PIXELS = 65000  # a side; matplotlib refuses 2^16
@@ -45,25 +45,33 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plot_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Fig. 4: loss, reg, cdiv, real and fake over the epochs; each update thin, the mean of each epoch bold.
+    """Fig. 4: those of `CURVES` that have values, over the updates; each update thin, the mean of each epoch bold.
 
-    `rows` are the objects of metrics.jsonl. The first three epochs are left out when there are more.
+    `rows` are the objects of metrics.jsonl. The paper's training logs the paper's five curves; gradient regression has
+    its error, and from its finish on all but `reg`. The first three epochs are left out when there are more.
     """
     last = max((row["epoch"] for row in rows), default=0)
     rows = [row for row in rows if last <= EPOCHS_LEFT_OUT or row["epoch"] > EPOCHS_LEFT_OUT]
-    figure = new_figure(15, 3)
+    names = [name for name in CURVES if any(row[name] is not None for row in rows)] or ["loss"]
+    figure = new_figure(3 * len(names), 3)
     steps = np.array([row["step"] for row in rows], float)
     epochs = np.array([row["epoch"] for row in rows])
-    for axes, name in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
+    present = np.unique(epochs)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         values = np.array([np.nan if row[name] is None else row[name] for row in rows], float)
         axes.plot(steps, values, color="0.7", linewidth=0.8)
-        present = np.unique(epochs)
         if len(present) > 1:
-            means = [values[epochs == epoch].mean() for epoch in present]
+            means = [_finite_mean(values[epochs == epoch]) for epoch in present]
             axes.plot([steps[epochs == epoch].mean() for epoch in present], means, color="C0", marker=".")
         axes.set_title(name)
         axes.set_xlabel("update")
     figure.savefig(path, dpi=110)
+
+
+def _finite_mean(values: np.ndarray) -> float:
+    """The mean of the finite ones of `values` [N], NaN where there are none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else np.nan
 
 
 def plot_frames(path: Path, frames: np.ndarray, energies: np.ndarray, titles: Sequence[str]) -> None:

@@ -7,6 +7,8 @@ reach the ground, arches bow up, columns stand between an arch and the deck. Thi
 confidence: at small sizes decks, arches and cables are equally thick.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from bridge_ebm.attach import (
@@ -32,7 +34,7 @@ from bridge_ebm.ends import joined_at_the_top, on_the_bank, sharing_ends, tied
 from bridge_ebm.ink import DEEP, HEIGHT, WIDTH, Deck, Ink, Upright
 from bridge_ebm.member import Member
 from bridge_ebm.skeleton import DECK, NOTHING, Stroke, length
-from bridge_ebm.stays import find_stays, to_tower
+from bridge_ebm.stays import Stay, find_stays, to_tower
 from bridge_ebm.truss import find_trusses, on_chord
 
 Array = np.ndarray
@@ -117,16 +119,7 @@ def recognise(strokes: list[Stroke], uprights: list[Upright], ink: Ink, deck: De
     """
     lines = [measure(s, deck) for s in strokes]
     lines = [line for line in lines if not _is_deck(line, deck)]
-    ground = max(
-        (
-            float(line.stroke.points[e][1]) + line.stroke.thickness / 2
-            for line in lines
-            if not line.above
-            for e in (0, -1)
-        ),
-        default=0.0,
-    )
-    ground = max([ground, *(bar.bottom for bar in uprights)])
+    ground = _lowest(lines, uprights)
     towers = [
         (k, np.array([[bar.at(y), y] for y in np.arange(bar.top, bar.bottom)]))
         for k, bar in enumerate(uprights)
@@ -143,13 +136,7 @@ def recognise(strokes: list[Stroke], uprights: list[Upright], ink: Ink, deck: De
         for k, line in enumerate(others)
     ]
     chosen = [(line, kind, sure) for line, kind, sure in named if kind]
-    axes = [_bar_axis(bar) for bar in uprights]
-    axes += [
-        smooth(line)
-        if kind in ("arch", "cable", "chord")
-        else dense(line.stroke.points[[0, -1]] if kind == "brace" else straight(line.stroke.points)[0])
-        for line, kind, _ in chosen
-    ]
+    axes = [_bar_axis(bar) for bar in uprights] + [_axis(line, kind) for line, kind, _ in chosen]
     widths = [2 * bar.half for bar in uprights] + [line.stroke.thickness for line, _, _ in chosen]
     members = joined_at_the_top([_upright(bar, axis, ground) for bar, axis in zip(uprights, axes, strict=False)])
     chords = [k for k, (_, kind, _) in enumerate(chosen, len(uprights)) if kind == "chord"]
@@ -162,21 +149,54 @@ def recognise(strokes: list[Stroke], uprights: list[Upright], ink: Ink, deck: De
             links = [_short_link(k, p, axes[k], line, deck) for p in line.stroke.grazed]
             members += [link for link in links if len(link.points) > SHORTEST]
     where = mapped(axes, widths)
-    rest = [line for line, kind, _ in named if not kind and length(line.stroke.points) >= SHORTEST]
-    rest.sort(key=lambda line: (not any(line.stroke.on), -line.chord))
     drawn = where.member >= 0
-    for line, stay in zip(lines, stays, strict=True):
+    members += _stays(zip(lines, stays, strict=True), drawn)
+    _add_secondary([line for line, kind, _ in named if not kind], members, where, axes, ink, deck, drawn)
+    return sharing_ends(on_the_bank(tied(members), deck))
+
+
+def _lowest(lines: list[Line], uprights: list[Upright]) -> float:
+    """The row of the lowest foot below the deck, 0 where there is none."""
+    feet = [
+        float(line.stroke.points[end][1]) + line.stroke.thickness / 2
+        for line in lines
+        if not line.above
+        for end in (0, -1)
+    ]
+    return max([0.0, *feet, *(bar.bottom for bar in uprights)])
+
+
+def _axis(line: Line, kind: str) -> Array:
+    """The points along a member of this kind: curved where the kind is, else straight."""
+    if kind in ("arch", "cable", "chord"):
+        return smooth(line)
+    return dense(line.stroke.points[[0, -1]] if kind == "brace" else straight(line.stroke.points)[0])
+
+
+def _stays(found: Iterable[tuple[Line, Stay | None]], drawn: Array) -> list[Member]:
+    """The members of the lines that are stays, whose ink is marked in bool `drawn` [HEIGHT, WIDTH]."""
+    members = []
+    for line, stay in found:
         if stay is not None:
             at = np.array([stay.foot, stay.head])
             members.append(
                 Member("stay", _surely(1.5), dense(at), line.stroke.thickness, 0.0, ("deck", stay.tower), at, 0)
             )
             cover(drawn, members[-1].points)
-    for line in rest:
+    return members
+
+
+def _add_secondary(
+    lines: list[Line], members: list[Member], where: Map, axes: list[Array], ink: Ink, deck: Deck, drawn: Array
+) -> None:
+    """Append to `members` those of `lines` whose ink is not `drawn` yet, first what touches something, the longest
+    first; each may hold the next.
+    """
+    long_enough = [line for line in lines if length(line.stroke.points) >= SHORTEST]
+    for line in sorted(long_enough, key=lambda line: (not any(line.stroke.on), -line.chord)):
         member = _secondary(line, members, where, axes, ink, deck, drawn)
         if member is not None:
             members.append(member)
-    return sharing_ends(on_the_bank(tied(members), deck))
 
 
 def _upright(bar: Upright, axis: Array, ground: float) -> Member:

@@ -108,16 +108,13 @@ def make_step(settings: TrainSettings, num_classes: int, mesh: Mesh | None = Non
     def finishing(state: TrainState, examples: Examples, easing: jax.Array | float) -> tuple[TrainState, Metrics]:
         grads, error, real = _regression_gradient(state, examples, network, settings, num_classes, mesh)
         key = jax.random.fold_in(_keys(state, settings)[1], 1)
-        contrast_grads, terms, buffer, (moved, replaced) = finish.gradient(
-            key, state, examples, real, network, settings, num_classes, mesh
-        )
-        grads = jax.tree.map(jnp.add, grads, contrast_grads)
-        contrast, real_mean, fake_mean = terms
-        loss = error + settings.finish_weight * contrast
-        gap = real_mean - fake_mean
+        ours = finish.gradient(key, state, examples, real, network, settings, num_classes, mesh)
+        grads = jax.tree.map(jnp.add, grads, ours.gradient)
+        loss = error + settings.finish_weight * ours.contrast
+        gap = ours.real - ours.fake
         none = jnp.full((), jnp.nan)
-        metrics = Metrics(loss, none, gap, real_mean, fake_mean, error, none, moved, replaced, none)
-        return update(state, grads, metrics, buffer, easing)
+        metrics = Metrics(loss, none, gap, ours.real, ours.fake, error, none, ours.moved, ours.replaced, none)
+        return update(state, grads, metrics, ours.buffer, easing)
 
     if settings.finish_after == 0:
         return regress

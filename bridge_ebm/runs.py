@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 from bridge_ebm import checkpoint, data, divergence, events, guards, lock, parallel, processes
 from bridge_ebm.divergence import Diverged, Rollback
 from bridge_ebm.errors import InputError
+from bridge_ebm.files import write_atomically
 from bridge_ebm.saving import Saver
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import Metrics, TrainState, TrainStep, abstract_state, init_state
 from bridge_ebm.train import make_train_step, updates_per_epoch
-from bridge_ebm.workdir import MetricsLog, check_run, data_checksums, open_run, read_metrics, write_atomically
+from bridge_ebm.workdir import MetricsLog, check_run, data_checksums, open_run, read_metrics
 
 EpochHook = Callable[[TrainState], None]
 

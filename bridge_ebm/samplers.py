@@ -18,11 +18,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from bridge_ebm.langevin import EnergyFn, LangevinSettings, Trajectory, energy_and_gradient, langevin_step
+from bridge_ebm.langevin import (
+    EnergyFn,
+    LangevinSettings,
+    Trajectory,
+    energy_and_gradient,
+    keys_at,
+    langevin_step,
+    recorded,
+)
 
 # A constraint as `compose` makes it: images [B, H, W, 1] to the nearest that keep it.
 Projection = Partial
@@ -72,27 +79,19 @@ def constrained(
 
     The energy sees projected images only, so the gradient has no part across the constraint, and each step's result is
     projected. Returns what `langevin.trajectory` returns, in the same numbering of frames; `images` [B, H, W, 1] need
-    not keep the constraint at the start. Without a constraint to keep it is that very chain.
+    not keep the constraint at the start. Without a constraint to keep it is that very chain. Raises ValueError for a
+    frame outside 0 .. num_steps - 1.
     """
     keys = jax.random.split(key, len(images))
-    wanted, slot_of_frame = np.unique(np.asarray(frames, np.int32), return_inverse=True)
-    slots = np.full(settings.num_steps, max(len(wanted), 1), np.int32)  # one past the last slot: dropped
-    slots[wanted] = np.arange(len(wanted))
-    slot_of_step = jnp.asarray(slots)
 
     def seen(images: jax.Array) -> jax.Array:
         return energy_fn(projection(images))
 
-    def body(step, carry):
-        images, kept, energies = carry
-        images, step_energies = langevin_step(_at_step(keys, step), images, seen, settings)
-        images = projection(images)
-        return images, kept.at[slot_of_step[step]].set(images, mode="drop"), energies.at[step].set(step_energies)
+    def step(number: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images, energies = langevin_step(keys_at(keys, number), images, seen, settings)
+        return projection(images), energies
 
-    kept = jnp.zeros((max(len(wanted), 1), *images.shape), images.dtype)
-    energies = jnp.zeros((settings.num_steps, len(images)), jnp.float32)
-    images, kept, energies = lax.fori_loop(0, settings.num_steps, body, (projection(images), kept, energies))
-    return Trajectory(kept[slot_of_frame.reshape(-1)], energies, images)
+    return recorded(step, projection(images), settings.num_steps, frames)
 
 
 def metropolis(
@@ -127,14 +126,17 @@ def annealed(
     keys = jax.random.split(key, len(images))
     images = project(images)
     energies, gradient = energy_and_gradient(energy_fn, images)
-    point = _Point(images, energies, _along(project, gradient), jnp.zeros_like(images))
+    # The momentum that the first test keeps a part of is drawn from its law too, with keys that no test takes.
+    own_keys = keys_at(keys, jnp.asarray(settings.num_steps * len(temperatures)))
+    momentum = _along(project, _normal(own_keys, images))
+    point = _Point(images, energies, _along(project, gradient), momentum)
 
     def level(carry, numbered):
         number, temperature = numbered
 
         def body(step, carry):
             point, accepted = carry
-            step_keys = _at_step(keys, number * settings.num_steps + step)
+            step_keys = keys_at(keys, number * settings.num_steps + step)
             point, success = _test(step_keys, point, energy_fn, settings, temperature, project)
             return point, accepted + success
 
@@ -155,8 +157,8 @@ def _test(
 ) -> tuple[_Point, jax.Array]:
     """One proposal for every chain, accepted or not; returns the new place and which were accepted, float [B]."""
     normal_keys, uniform_keys = (jax.vmap(jax.random.fold_in, (0, None))(step_keys, part) for part in (0, 1))
-    fresh = jax.vmap(lambda key: jax.random.normal(key, point.images.shape[1:]))(normal_keys)
-    momentum = settings.keep * point.momentum + (1 - settings.keep**2) ** 0.5 * _along(project, fresh)
+    fresh = _along(project, _normal(normal_keys, point.images))
+    momentum = settings.keep * point.momentum + (1 - settings.keep**2) ** 0.5 * fresh
     start = point._replace(momentum=momentum)
     end = start
     for _ in range(settings.leapfrog):
@@ -187,6 +189,11 @@ def _hamiltonian(at: _Point, temperature: jax.Array) -> jax.Array:
     return at.energies / temperature + 0.5 * (at.momentum**2).sum((1, 2, 3))
 
 
+def _normal(keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Standard normal numbers in the shape of `images` [B, H, W, 1], those of each from its own of `keys` [B]."""
+    return jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+
+
 def _along(project: Projection, vectors: jax.Array) -> jax.Array:
     """The part of `vectors` that keeps the constraint: the linear part of the projection."""
     return project(vectors) - project(jnp.zeros_like(vectors))
@@ -194,7 +201,3 @@ def _along(project: Projection, vectors: jax.Array) -> jax.Array:
 
 def _unchanged(images: jax.Array) -> jax.Array:
     return images
-
-
-def _at_step(keys: jax.Array, step: jax.Array) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)

@@ -59,7 +59,7 @@ class Analysis(NamedTuple):
     neighbouring supports. `floating`: pieces joined to nothing; `dangling`: members with an end in the air; `gaps`:
     blanks that were bridged; `idle_share`: of the length, in members that carry nothing. `symmetry`: share of the ink
     that mirrors onto itself. `noise`: of the ground, share of white. `confidence`: mean over the members by length.
-    `deflection`: the deck's largest, under 100 kN/m along it (`model.LOAD`). `load_bearing_share`: of all length,
+    `deflection`: the deck's largest, under 100 kN/m along it (`modelling.LOAD`). `load_bearing_share`: of all length,
     what carries load, 0 where nothing stands. `supports`, `members`, `forces`: what was recognised, and what is in it.
     """
 

@@ -160,14 +160,15 @@ def run_chains(studio: Studio, key: jax.Array, starts: jax.Array, energy: Partia
 
 def starts_of(studio: Studio, key: jax.Array, names: Sequence[str]) -> jax.Array:
     """Where chains of the sub-types `names` begin, one for each [N, h, w, 1]: at noise, whatever their names, or at
-    pictures of the coarse model.
+    pictures of the coarse model, every sub-type from noise of its own (the first as if it were alone).
     """
     if studio.cascade is None:
         return langevin.uniform_images(key, (len(names), *studio.area))
     starts = np.empty((len(names), *studio.area), np.float32)
-    for name in dict.fromkeys(names):
+    for number, name in enumerate(dict.fromkeys(names)):
         mine = [k for k, one in enumerate(names) if one == name]
-        starts[mine] = studio.cascade.start(key, len(mine), name)[:, :, : studio.area[1]]
+        own_key = key if number == 0 else jax.random.fold_in(key, 1000 + number)
+        starts[mine] = studio.cascade.start(own_key, len(mine), name)[:, :, : studio.area[1]]
     return jnp.asarray(starts)
 
 

@@ -3,7 +3,7 @@
 settings.json   the model and the training it belongs to; a run with other settings is refused
 run.cfg         a flag file that repeats the run
 metrics.jsonl   one object per logged update, each step once
-events.jsonl    what else happened: continued, skipped updates, rollbacks (events.py)
+events.jsonl    what else happened: updates skipped, chains replaced, rollbacks, damage, stops, giving up (events.py)
 rollbacks.json  the returns to an earlier checkpoint (divergence.py)
 training.lock   there while a process trains (lock.py)
 """
@@ -23,6 +23,7 @@ import numpy as np
 from bridge_ebm import checkpoint
 from bridge_ebm.data import Dataset
 from bridge_ebm.errors import InputError
+from bridge_ebm.files import write_atomically
 from bridge_ebm.lock import LOCK_FILE
 from bridge_ebm.models import SETTINGS_FILE, ModelSettings
 from bridge_ebm.settings import TrainSettings, from_dict, to_flagfile
@@ -34,13 +35,6 @@ FLAG_FILE = "run.cfg"
 # A longer or shorter training, saves at other times, other sample pictures and another use of memory are still the same
 # run.
 MAY_CHANGE = ("epochs", "save_every", "sample_steps", "sample_step_size", "coarse_model", "microbatch", "remat")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by a file holding `text`, never leaving half a file behind."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def finite_or_none(values: Any) -> Any:

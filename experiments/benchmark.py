@@ -24,8 +24,8 @@ from peers.measure import FULL, QUICK, Plan
 
 from bridge_ebm import energy
 from bridge_ebm.errors import InputError
+from bridge_ebm.files import write_atomically
 from bridge_ebm.settings import TrainSettings
-from bridge_ebm.workdir import write_atomically
 
 OURS = ("ours_float32", "ours_bfloat16")
 NEEDS = {

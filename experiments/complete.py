@@ -19,9 +19,9 @@ from absl import flags
 import bridge_ebm
 from bridge_ebm import bridges, data, generate, geometry, metrics, raster, structure
 from bridge_ebm.errors import InputError
+from bridge_ebm.files import write_atomically
 from bridge_ebm.plotting import save_png, sheet
 from bridge_ebm.studio import Held
-from bridge_ebm.workdir import write_atomically
 
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
 OUT = flags.DEFINE_string("out", "runs/complete", "Folder for the pictures and the report.")

@@ -29,9 +29,9 @@ from absl import flags
 import bridge_ebm
 from bridge_ebm import chain_report, data, evaluation, models, pictures, processes, raster
 from bridge_ebm.errors import InputError
+from bridge_ebm.files import write_atomically
 from bridge_ebm.plotting import save_png, sheet
 from bridge_ebm.settings import TrainSettings
-from bridge_ebm.workdir import write_atomically
 
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
 IMAGES = flags.DEFINE_string("images", None, "Instead of a model: a folder of pictures, with or without sub-folders.")
@@ -41,6 +41,9 @@ SUBTYPE = flags.DEFINE_string("subtype", None, "Draw this sub-type only; 'none':
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the chains (default: the model's own).", lower_bound=1)
 HOLD_STEPS = flags.DEFINE_integer(
     "hold_steps", 2000, "Steps of the chains from 100 held-out pictures (0: none).", lower_bound=0
+)
+PART = flags.DEFINE_enum(
+    "part", "test", ("test", "validation"), "Real pictures to measure against; validation to choose settings by."
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the starts and of the noise.", lower_bound=0, upper_bound=cli.MOST_SEED)
 
@@ -91,19 +94,19 @@ def of_model(name: str) -> dict[str, Any]:
     asked = cli.asked_subtypes(model, SUBTYPE.value, NUM.value)
     training = models.training_of(name)
     out = report_folder()
-    real = evaluation.real_pictures(training)
+    real = evaluation.real_pictures(training, PART.value)
     wanted = {one for one in asked if one is not None}
-    if absent := wanted - set(real.test.subtypes):
+    if absent := wanted - set(real.against.subtypes):
         raise InputError(
             f"--model={name}: its data ({training.data}) have no {', '.join(sorted(absent))} any more; restore them"
         )
     if wanted:
         real = real._replace(
-            train=evaluation.of_subtypes(real.train, wanted), test=evaluation.of_subtypes(real.test, wanted)
+            train=evaluation.of_subtypes(real.train, wanted), against=evaluation.of_subtypes(real.against, wanted)
         )
-    if not min(len(real.train.images), len(real.test.images)):
+    if not min(len(real.train.images), len(real.against.images)):
         raise InputError(
-            f"--model={name}: its data have no {'mirror-symmetric ' * training.mirror}test pictures of "
+            f"--model={name}: its data have no {'mirror-symmetric ' * training.mirror}{real.part} pictures of "
             f"{', '.join(sorted(wanted))} to compare with; ask for another --subtype, or more pictures (--num)"
         )
     steps = NUM_STEPS.value or model.settings.num_steps
@@ -124,7 +127,7 @@ def of_folder(path: str) -> dict[str, Any]:
     """Report on a folder of pictures."""
     images, asked = read_folder(Path(path).expanduser())
     out = report_folder()
-    real = evaluation.real_pictures(TrainSettings(height=images.shape[1], width=images.shape[2]))
+    real = evaluation.real_pictures(TrainSettings(height=images.shape[1], width=images.shape[2]), PART.value)
     what = {"model": None, "images": path, "subtype": None, "num_steps": None, "seed": None}
     return what | reported(images, asked, real, out) | {"chains": None}
 
@@ -209,10 +212,11 @@ def finite(value: Any) -> Any:
 def table(record: dict[str, Any]) -> str:
     """The report as text."""
     reference = record["reference"]
-    part = "mirror-symmetric part of the test set" if reference["mirror_symmetric_part_only"] else "test set"
+    kind = "mirror-symmetric ones of the" if reference["mirror_symmetric_part_only"] else "of the"
+    trained = "" if reference["held_out_from_training"] else ", which this model was TRAINED on"
     lines = [
-        f"{record['pictures']} pictures of {record['height']} x {record['width']} beside {reference['test_pictures']} "
-        f"real ones ({part}{'' if reference['held_out_from_training'] else ', which this model was TRAINED on'})",
+        f"{record['pictures']} pictures of {record['height']} x {record['width']} beside {reference['part_pictures']} "
+        f"real ones ({kind} {reference['part']} part{trained})",
         f"{'':30}{'value':>7}{'95% interval':>20}{'ceiling':>10}",
     ]
     rows = {name: record["definition"][name] for name in ("sharp", *evaluation.metrics.Definition._fields)}

@@ -28,7 +28,7 @@ LEVELS = flags.DEFINE_bool(
 def main() -> None:
     """Export, and say how large it is."""
     folder = Path(OUT.value).expanduser()
-    if LEVELS.value and not models.load_model(WORKDIR.value).settings.subtypes:
+    if LEVELS.value and not models.load_model(WORKDIR.value, "--workdir").settings.subtypes:
         raise InputError(f"--levels: the model in {WORKDIR.value} knows no sub-types; leave --levels out")
     models.export(WORKDIR.value, folder)
     if LEVELS.value:

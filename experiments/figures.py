@@ -22,6 +22,7 @@ from absl import flags
 
 import bridge_ebm
 from bridge_ebm import bridges, data, discovery, evaluation, figures, models, plans
+from bridge_ebm.compose import energies_under
 from bridge_ebm.errors import InputError
 from bridge_ebm.plotting import plot_curves, plot_frames
 from bridge_ebm.studio import open_studio
@@ -104,8 +105,9 @@ def write_trajectory(path: Path, key: jax.Array, model: bridge_ebm.Model) -> Non
     """Fig. 5: chains from noise, each frame under its energy."""
     start_key, chain_key = jax.random.split(key)
     settings = model.settings.langevin._replace(num_steps=STEPS)
-    result = bridge_ebm.trajectory(chain_key, model.noise(start_key, CHAINS), model.energy(), settings, FRAMES)
-    energies = np.stack([np.asarray(jax.jit(model.energy())(kept)) for kept in result.frames])
+    energy_fn = model.energy()
+    result = bridge_ebm.trajectory(chain_key, model.noise(start_key, CHAINS), energy_fn, settings, FRAMES)
+    energies = np.stack([np.asarray(energies_under(energy_fn, kept)) for kept in result.frames])
     plot_frames(path, np.asarray(result.frames), energies, [f"update {frame}" for frame in FRAMES])
     print(f"{path}: mean energy at updates {FRAMES}: {energies.mean(axis=1).round(3).tolist()}")
 

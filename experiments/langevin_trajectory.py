@@ -19,9 +19,11 @@ import numpy as np
 from absl import flags
 
 import bridge_ebm
+from bridge_ebm.compose import energies_under
 from bridge_ebm.errors import InputError
+from bridge_ebm.files import write_atomically
 from bridge_ebm.plotting import plot_frames, save_png, sheet
-from bridge_ebm.workdir import finite_or_none, write_atomically
+from bridge_ebm.workdir import finite_or_none
 
 MODEL = flags.DEFINE_string("model", None, "A shipped model's name, a model directory, or a training's work directory.")
 OUT = flags.DEFINE_string("out", "runs/trajectory", "Folder for the pictures.")
@@ -44,7 +46,7 @@ def main() -> None:
     asked = cli.asked_subtypes(model, SUBTYPE.value, CHAINS.value)
     energy_fn = model.energy_of_each(asked)
     result = bridge_ebm.trajectory(chain_key, model.noise(start_key, CHAINS.value), energy_fn, settings, frames)
-    energies = np.stack([np.asarray(jax.jit(energy_fn)(kept)) for kept in result.frames])
+    energies = np.stack([np.asarray(energies_under(energy_fn, kept)) for kept in result.frames])
     record = {
         "model": cli.model_or_default(MODEL.value),
         "seed": SEED.value,

@@ -8,8 +8,8 @@ again continues where it stopped; experiments/doctor.py --workdir=DIR says wheth
 
 In the work directory: run.cfg (a flag file that repeats the run), metrics.jsonl, TensorBoard events, checkpoints/,
 samples/ (after every epoch, or --save_every updates: pictures from noise and, once chains fill it, from the replay
-buffer), curves.png (the paper's Fig. 4), events.jsonl (what else happened: skipped updates, returns to an earlier
-checkpoint). A second training in the same directory is refused.
+buffer), curves.png (Fig. 4, of what the training logs), events.jsonl (what else happened: skipped updates, returns to
+an earlier checkpoint). A second training in the same directory is refused.
 """
 
 from pathlib import Path

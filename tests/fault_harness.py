@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 import cli  # noqa: E402  before JAX starts: it sets what JAX prints
 from faults import damages, disk, divergences, fuzz, kills, tiny  # noqa: E402
 
-from bridge_ebm.workdir import write_atomically  # noqa: E402
+from bridge_ebm.files import write_atomically  # noqa: E402
 
 # Kills come first: their trainings are forked from this process, which must not have started JAX by then.
 PARTS = {"kills": kills, "damages": damages, "disk": disk, "divergences": divergences, "fuzz": fuzz}

@@ -83,6 +83,12 @@ def test_a_model_whose_pictures_are_gone_is_named_with_them(tmp_path):
         evaluation.real_pictures(training)
 
 
+def test_a_model_of_too_few_pictures_to_measure_against_is_told_so():
+    training = TrainSettings(per_type=2, height=16, width=32)
+    with pytest.raises(InputError, match=r"^--model: the 16 pictures .*\(procedural\) leave none for the test part"):
+        evaluation.real_pictures(training)
+
+
 def test_a_figure_of_many_chains_stays_within_what_can_be_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(plotting, "MOST_PIXELS", 300)
     plotting.plot_frames(tmp_path / "many.png", np.zeros((1, 9, 16, 32, 1)), np.zeros((1, 9)), ["update 0"])

@@ -204,12 +204,14 @@ def test_levels_are_found_where_the_chains_begin(cascade, monkeypatch):
 
 def test_a_coarse_model_that_does_not_fit_is_refused_in_one_line(folder, tmp_path):
     shutil.copytree(folder / "large", tmp_path / "large")
+    shutil.copytree(folder / "small", tmp_path / "new", ignore=shutil.ignore_patterns("checkpoints"))
     path = tmp_path / "large" / "settings.json"
     record = json.loads(path.read_text())
     for name, words in [
         (str(tmp_path / "large"), "its pictures are 32 x 64; name a model of the same sub-types"),
         ("default", "its pictures are 48 x 192"),
         (str(tmp_path / "nothing"), "neither a shipped model"),
+        (str(tmp_path / "new"), "no checkpoint in"),
     ]:
         record["model"]["coarse_model"] = name
         path.write_text(json.dumps(record))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import stand_in
@@ -11,11 +12,26 @@ from conftest import ROOT
 from PIL import Image
 from stand_in import Settings, StandIn
 
-from bridge_ebm import bridges, data, discovery, generate, joints, metrics, naming, plans, processes, sketch, structure
+from bridge_ebm import (
+    bridges,
+    data,
+    discovery,
+    generate,
+    joints,
+    langevin,
+    lock,
+    metrics,
+    naming,
+    plans,
+    processes,
+    sketch,
+    structure,
+)
 from bridge_ebm.discovery import Request
 from bridge_ebm.errors import InputError
+from bridge_ebm.langevin import LangevinSettings
 from bridge_ebm.plans import Plan, Span, Wishes
-from bridge_ebm.studio import FRAMES, Held, Studio, open_studio
+from bridge_ebm.studio import FRAMES, Held, Studio, open_studio, starts_of
 
 HEIGHT, WIDTH = 48, 192
 DEFAULT = plans.parse_mix([])
@@ -348,6 +364,41 @@ def test_chains_of_a_model_with_a_coarse_one_begin_at_its_pictures(monkeypatch):
     assert [float(one.mean()) for one in begun[-1]] == pytest.approx([grey["beam"], grey["deck_arch"]], abs=1e-6)
 
 
+class Seeded(StandIn):
+    """A stand-in whose coarse pictures show the noise that they come from."""
+
+    def start(self, key, count, subtype=None):
+        return langevin.uniform_images(key, (count, self.height, self.width, 1))
+
+
+def test_sub_types_completed_together_begin_at_coarse_pictures_of_their_own():
+    model = Seeded(coarse=StandIn(height=24, width=96))
+    studio, key = open_studio(model), jax.random.key(2)
+    begun = np.asarray(starts_of(studio, key, ["beam", "deck_arch", "beam", "through_arch"]))
+    assert len(np.unique(begun[:, 0, 0, 0])) == 4
+    # The first as if it were alone: the starts of candidates are those that they were.
+    np.testing.assert_array_equal(begun[[0, 2]], starts_of(studio, key, ["beam", "beam"]))
+    np.testing.assert_array_equal(begun[[0, 2]], model.start(key, 2)[:, :, : WIDTH // 2])
+
+
+def test_every_batch_of_regional_designs_has_noise_of_its_own(monkeypatch):
+    keys = []
+    walk = generate.run_chains
+
+    def noting(studio, key, *others):
+        keys.append(jax.random.key_data(key).tolist())
+        return walk(studio, key, *others)
+
+    monkeypatch.setattr(generate, "run_chains", noting)
+    monkeypatch.setattr(generate, "GROUP", 2)
+    studio = open_studio(StandIn())._replace(settings=Settings().langevin._replace(num_steps=2))
+    plan = composed("fan_cable_stayed", "through_arch", "deck_arch", "regional")
+    generate.make_group(studio, 3, 1, [plan, plan])  # left and right halves: two batches
+    of_group = jax.random.fold_in(jax.random.key(3), 1)
+    assert keys[0] == jax.random.key_data(jax.random.split(of_group)[1]).tolist() and len(keys) == 2
+    assert keys[0] != keys[1]
+
+
 def test_sub_types_of_the_users_own_are_composed(tmp_path, monkeypatch):
     monkeypatch.setattr(discovery, "GROUP", 2)
     names = ("deck_arch", "footbridge")
@@ -550,13 +601,37 @@ def test_a_folder_of_another_request_is_refused(tmp_path):
         ((StandIn(params=np.ones(3)), request, None), "model_crc32"),
         ((model, request._replace(wishes=Wishes(main="beam")), None), "main"),
         ((model, request, Held(np.ones((2, 2), bool), np.ones((2, 2)))), "keep_crc32"),
-        ((model._replace(coarse=StandIn(params=np.ones(2))), request, None), "coarse_crc32"),
+        ((model._replace(coarse=StandIn(params=np.ones(2))), request, None), "coarse_crc32, sampler"),
+        ((model._replace(settings=Settings(langevin=LangevinSettings(80, 0.03, 0.0, 1e3))), request, None), "sampler"),
     ):
         with pytest.raises(InputError, match=f"another {name}; name a fresh folder"):
             discovery.claim(tmp_path, *changed)
     (tmp_path / discovery.REQUEST).write_text("[")
     with pytest.raises(InputError, match="cannot be read"):
         discovery.claim(tmp_path, model, request, None)
+
+
+def test_a_coarse_model_that_is_gone_or_draws_in_another_way_is_another_request(tmp_path):
+    model, request = StandIn(coarse=StandIn(height=24, width=96, params=np.ones(2))), Request(5, DEFAULT, Wishes())
+    discovery.claim(tmp_path, model, request, None)
+    slower = model.coarse._replace(settings=Settings(langevin=LangevinSettings(80, 0.03, 0.0, 1e3)))
+    for coarse, names in ((None, "coarse_crc32, sampler"), (slower, "sampler")):
+        with pytest.raises(InputError, match=f"another {names}; name a fresh folder"):
+            discovery.claim(tmp_path, model._replace(coarse=coarse), request, None)
+
+
+def test_folders_of_before_samplers_were_noted_go_on(tmp_path):
+    plain, request, path = StandIn(params=np.arange(3.0)), Request(5, DEFAULT, Wishes()), tmp_path / discovery.REQUEST
+    cascade = plain._replace(coarse=StandIn(params=np.ones(2)))
+    for model, other, left_out in ((plain, cascade, ("sampler", "coarse_crc32")), (cascade, plain, ("sampler",))):
+        path.unlink(missing_ok=True)
+        discovery.claim(tmp_path, model, request, None)
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in record.items() if name not in left_out}))
+        with pytest.raises(InputError, match="another coarse_crc32; name a fresh folder"):
+            discovery.claim(tmp_path, other, request, None)
+        discovery.claim(tmp_path, model, request, None)
+        assert json.loads(path.read_text()) == record
 
 
 def test_a_drawing_holds_its_ink_and_a_transparent_one_all_that_is_opaque(tmp_path):
@@ -663,6 +738,17 @@ def test_the_command_writes_its_folder_and_a_second_run_adds_nothing(tmp_path):
     before = files(out)
     again = run_command(*flags)
     assert again.returncode == 0 and files(out) == before
+
+
+def test_a_second_discovery_in_the_folder_of_one_that_runs_is_refused(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with lock.held(out, lock.DISCOVERY):
+        done = run_command(f"--out={out}", "--num=1")
+        assert [path.name for path in out.iterdir()] == ["discover.lock"]
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"--out={out}: process {os.getpid()} on" in done.stderr.strip().splitlines()[-1]
+    assert done.stderr.strip().endswith("makes designs there; wait for it, stop it, or use a fresh --out")
 
 
 REFUSED = {

@@ -80,7 +80,7 @@ def test_the_report_on_a_conditional_model(model_dir, run_script, tmp_path):
     assert np.asarray(Image.open(out / "sheet.png")).shape == (2 * 20 + 4, 8 * 68 + 4)
     # Rotated pictures (two of three) are left out for a model of halves: 4 of 32 a type test, 24 train.
     assert record["reference"]["mirror_symmetric_part_only"] and record["reference"]["held_out_from_training"]
-    assert 8 < record["reference"]["test_pictures"] < 32 < record["reference"]["train_pictures"] < 192
+    assert 8 < record["reference"]["part_pictures"] < 32 < record["reference"]["train_pictures"] < 192
     assert sum(row["value"] for row in record["verdicts"].values()) == pytest.approx(1)
     assert record["class_accuracy"]["ceiling_value"] == 1
     assert set(record["fidelity"]) == {"frechet", "precision", "recall", "density", "coverage"}
@@ -95,11 +95,33 @@ def test_the_report_on_a_conditional_model(model_dir, run_script, tmp_path):
         assert words in done.stdout
 
 
+@pytest.mark.parametrize("count", [32, 96, 120, 160, 240, 600])
+def test_pictures_that_are_picked_are_of_all_augmentations(count):
+    # Sorted as the recipe makes them: 8 sub-types x 12 member widths x 25 augmentations in the same order.
+    augmentation = np.tile(np.arange(25), 96)
+    dataset = data.Dataset(
+        np.zeros((2400, 1, 1), np.uint8), np.repeat(np.arange(8), 300), augmentation, bridges.SUBTYPES
+    )
+    picked = evaluation.evenly(dataset, count)
+    assert (np.bincount(picked.labels) == count // 8).all()
+    assert len(np.unique(picked.base)) > 12
+    assert np.abs(picked.base.mean() - 12) < 4
+    np.testing.assert_array_equal(picked.base, evaluation.evenly(dataset, count).base)
+
+
+def test_settings_are_chosen_beside_other_pictures_than_results_are_told_by(model_dir):
+    training = models.training_of(model_dir)
+    test, validation = (evaluation.real_pictures(training, part) for part in ("test", "validation"))
+    assert set(test.against.base % 8) == {6} and set(validation.against.base % 8) == {2}
+    assert test.held_out and validation.held_out
+    np.testing.assert_array_equal(test.train.images, validation.train.images)
+
+
 def test_exact_mirror_images_have_a_ceiling_of_their_own():
     def ceilings(name, symmetric_only=True):
         pictures = np.stack([bridges.render(name, width, 48, 192) for width in range(16)])
         dataset = data.Dataset(pictures, np.zeros(16, int), np.arange(16), (name,))
-        real = evaluation.Real(dataset, dataset, None, symmetric_only, held_out=False)
+        real = evaluation.Real(dataset, dataset, "test", None, symmetric_only, held_out=False)
         return evaluation._sets(pictures, real)["fidelity"]["coverage"]
 
     centred, aside = ceilings("deck_arch"), ceilings("v_pier_frame")  # V piers stand 0.8 px to the right
@@ -239,15 +261,17 @@ def test_pictures_are_not_replaced_by_the_report_on_them(evaluate, tmp_path):
 
 
 def test_a_sub_type_without_held_out_pictures_is_refused_before_anything_is_drawn(evaluate, model_dir, monkeypatch):
-    def without_beams(training):
-        return real._replace(test=evaluation.of_subtypes(real.test, set(real.test.subtypes) - {"beam"}))
+    def without_beams(training, part):
+        return real._replace(against=evaluation.of_subtypes(real.against, set(real.against.subtypes) - {"beam"}))
 
     real = evaluation.real_pictures(models.training_of(model_dir))
     monkeypatch.setattr(evaluation, "real_pictures", without_beams)
     beams = flagsaver.flagsaver(model=str(model_dir), subtype="beam")
     with beams, pytest.raises(InputError, match="no mirror-symmetric test pictures of beam to compare with"):
         evaluate.main()
-    monkeypatch.setattr(evaluation, "real_pictures", lambda _: real._replace(test=real.test._replace(subtypes=("x",))))
+    monkeypatch.setattr(
+        evaluation, "real_pictures", lambda _, part: real._replace(against=real.against._replace(subtypes=("x",)))
+    )
     beams = flagsaver.flagsaver(model=str(model_dir), subtype="beam")
     with beams, pytest.raises(InputError, match=r"its data \(procedural\) have no beam any more"):
         evaluate.main()
@@ -273,7 +297,7 @@ def test_chains_from_real_pictures_may_be_left_out(evaluate, monkeypatch):
     monkeypatch.setattr(chain_report, "_order", lambda *_: {"real_below_noise": 0.75})
     monkeypatch.setattr(chain_report, "_hold", lambda *_: {})
     drawn = chain_report.Drawn(np.zeros((1, 16, 64), np.uint8), np.linspace(9, -1, 11)[:, None])
-    real = evaluation.Real(None, None, None, False, True)
+    real = evaluation.Real(None, None, "test", None, False, True)
     chains = chain_report.report(None, drawn, [None], real, num_steps=10, hold_steps=0, seed=0)
     assert chains["hold"] is None
     lines = evaluate._chain_lines(chains)
@@ -314,7 +338,7 @@ def test_a_picture_is_drawn_as_asked_where_its_nearest_is_what_was_asked(four):
 def test_of_every_sub_type_is_said_how_many_were_asked_for_and_what_became_of_them(four):
     labels = np.array([0, 0, 0, 1])
     test = data.Dataset(np.zeros((4, 8, 32), np.uint8), labels, labels, ("beam", "deck_arch"))
-    real = evaluation.Real(test, test, None, False, True)
+    real = evaluation.Real(test, test, "test", None, False, True)
     rows = evaluation._classes(four, ["beam", "beam", "beam", None], real)
     assert (rows["beam"]["value"], rows["beam"]["ceiling_value"]) == (0.25, 0.75)
     assert (rows["deck_arch"]["value"], rows["deck_arch"]["ceiling_value"]) == (0.5, 0.25)
@@ -341,7 +365,9 @@ def test_memorisation_needs_held_out_pictures():
     pictures = np.stack([bridges.render(name, width, 48, 192) for name in ("beam", "deck_arch") for width in range(8)])
     dataset = data.Dataset(pictures, np.arange(16) // 8, np.arange(16) % 8, ("beam", "deck_arch"))
     for held_out in (False, True):
-        found = evaluation._sets(pictures, evaluation.Real(dataset, dataset, None, False, held_out))["memorisation"]
+        found = evaluation._sets(pictures, evaluation.Real(dataset, dataset, "test", None, False, held_out))[
+            "memorisation"
+        ]
         assert (found is not None) == held_out
 
 

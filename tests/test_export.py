@@ -1,11 +1,13 @@
 """A model folder made out of a work directory."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 import bridge_ebm
 from bridge_ebm import checkpoint, data, models, runs
@@ -38,6 +40,17 @@ def test_a_shipped_model_is_exported_under_the_update_it_was_saved_at(tmp_path):
     models.export("paper", tmp_path / "copy")
     assert checkpoint.newest_step(tmp_path / "copy") == checkpoint.newest_step(models.folder_of("paper"))
     assert bridge_ebm.load_model(tmp_path / "copy").settings == bridge_ebm.load_model("paper").settings
+
+
+def test_a_folder_without_a_model_is_refused_under_the_flag_that_names_it(tmp_path, load_command):
+    command, out = load_command("export_model"), str(tmp_path / "out")
+    for levels in (False, True):
+        asked = flagsaver.flagsaver(workdir="nothere", out=out, levels=levels)
+        with asked, pytest.raises(InputError, match="--workdir=nothere: neither a shipped model"):
+            command.main()
+    shutil.copytree(models.folder_of("paper"), tmp_path / "run", ignore=shutil.ignore_patterns(checkpoint.FOLDER))
+    with pytest.raises(InputError, match=r"--workdir=.*run: no checkpoint in"):
+        models.export(tmp_path / "run", tmp_path / "out")
 
 
 def test_an_export_overwrites_nothing(workdir, tmp_path):

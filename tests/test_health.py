@@ -84,8 +84,9 @@ def test_each_fault_is_found_and_nothing_else(kind):
     assert findings[0].what and findings[0].change
 
 
-def test_a_buffer_that_shows_nothing_is_saturated():
-    mixed = np.concatenate([PICTURES[:16], BLACK[:8]])
+@pytest.mark.parametrize("lost", [BLACK, -BLACK, 0.3 * BLACK, np.where(PICTURES > 0, np.nan, PICTURES)])
+def test_a_buffer_that_shows_nothing_is_saturated(lost):
+    mixed = np.concatenate([PICTURES[:16], lost[:8]])
     assert [finding.kind for finding in health.diagnose(a_run(pictures=mixed))] == ["saturated pixels"]
 
 

@@ -28,6 +28,15 @@ def test_the_second_is_refused_and_told_who_the_first_is(tmp_path):
         pass
 
 
+def test_a_discovery_is_no_training(tmp_path):
+    with lock.held(tmp_path, lock.DISCOVERY):
+        assert lock.owner(tmp_path) is None
+        message = rf"--out=.*: process {os.getpid()} on .* makes designs there; .* use a fresh --out"
+        with pytest.raises(InputError, match=message):
+            lock.held(tmp_path, lock.DISCOVERY).__enter__()
+    assert not list(tmp_path.iterdir())
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path

@@ -46,7 +46,7 @@ def test_what_is_written_loads_as_what_was_drawn(tmp_path, recipe):
     }
     files = sorted(out.rglob("*.png"))
     assert len(files) == len(listing["base"]) == 152
-    assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("*.part*"))
     with Image.open(files[0]) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "L", (96, 24))
     if recipe == "paper":

@@ -277,6 +277,21 @@ def test_collapse_to_one_picture(sets):
     assert collapsed["recall"].value < 0.02 and collapsed["coverage"].value < 0.2
 
 
+def test_the_nearer_to_one_picture_the_worse(sets):
+    test, train, _ = sets
+    order = np.random.default_rng(0).permutation(len(train))
+    found = []
+    for share in (0.0, 0.5, 0.9, 0.95, 1.0):
+        mixed = train.copy()
+        mixed[order[: round(share * len(train))]] = test[0]
+        found.append(metrics.fidelity(test, mixed))
+    assert all(a["frechet"].value < b["frechet"].value for a, b in pairwise(found))
+    # Half of the pictures are enough to reach all real ones, so coverage and recall fall late.
+    assert all(a["coverage"].value > b["coverage"].value for a, b in pairwise(found[1:]))
+    assert all(a["recall"].value > b["recall"].value for a, b in pairwise(found[1:]))
+    assert found[0]["coverage"].value >= found[1]["coverage"].value
+
+
 def test_copies_of_the_training_set_are_found(sets):
     test, train, _ = sets
     own = metrics.memorisation(test, train, test)
@@ -320,7 +335,14 @@ def test_too_few_or_unlike_features_are_refused(sets):
 def test_shares_of_subtypes():
     found = metrics.shares(["beam", "beam", None, "arch"], ("beam", "arch", "cable"))
     assert [one.value for one in found.values()] == [0.5, 0.25, 0]
-    assert found["beam"].low < 0.5 < found["beam"].high and found["cable"].high == 0
+    assert found["beam"].low < 0.5 < found["beam"].high
+
+
+def test_the_interval_of_a_share_says_something_of_none_and_of_all():
+    # Wilson's bounds of n hits of n, and of none: n / (n + z^2) and z^2 / (n + z^2).
+    every, none = metrics.share(np.ones(160, bool)), metrics.share(np.zeros(160, bool))
+    assert every == pytest.approx((1, 160 / (160 + 1.959964**2), 1))
+    assert none == pytest.approx((0, 0, 1.959964**2 / (160 + 1.959964**2)))
 
 
 # Energies and chains

@@ -1,5 +1,7 @@
 """The notebook for Colab and for a clone: runs from top to bottom, and is saved with its outputs."""
 
+import importlib.machinery
+import importlib.util
 import json
 import re
 import sys
@@ -61,3 +63,14 @@ def test_notebook_is_saved_run_small_and_clean():
     assert "831,553" in text and "704" in text
     assert not re.search(r"/home|/tmp|/root|[A-Z]:\\|Warning|Error|it/s", text)
     assert PATH.stat().st_size < 600_000
+
+
+@pytest.mark.parametrize(("beside", "wanted"), [([], ["ADDRESS"]), ([str(ROOT)], [])])
+def test_a_clone_beside_the_notebook_is_not_taken_for_the_package(tmp_path, monkeypatch, beside, wanted):
+    cell = nbformat.read(PATH, as_version=4).cells[1].source.replace('SOURCE = ".."', 'SOURCE = "ADDRESS"')
+    (tmp_path / "bridge_ebm").mkdir()
+    found = importlib.machinery.PathFinder.find_spec("bridge_ebm", [str(tmp_path), *beside])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    installed = []
+    exec(cell.replace("%pip install --quiet {SOURCE}", "installed.append(SOURCE)"), {"installed": installed})
+    assert installed == wanted

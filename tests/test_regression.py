@@ -270,10 +270,8 @@ def finish_gradient(settings):
 
 def test_the_finishs_gradient_is_that_of_its_term_at_the_ends_of_its_chains(finishing):
     settings, state, examples, real = finishing
-    found, (value, real_mean, fake_mean), buffer, _ = jax.jit(finish_gradient(settings))(
-        jax.random.key(3), state, examples, real
-    )
-    before, after = np.asarray(state.buffer.images), np.asarray(buffer.images)
+    found = jax.jit(finish_gradient(settings))(jax.random.key(3), state, examples, real)
+    before, after = np.asarray(state.buffer.images), np.asarray(found.buffer.images)
     places = np.flatnonzero((before != after).any((1, 2, 3)))  # where the chains have left their ends
     assert len(places) == settings.finish_chains
     fake, of_fake = after[places], places % (CLASSES + 1)
@@ -286,9 +284,11 @@ def test_the_finishs_gradient_is_that_of_its_term_at_the_ends_of_its_chains(fini
         return loss + settings.finish_level * uneven, means
 
     (loss, means), slope = jax.value_and_grad(term, has_aux=True)(state.params)
-    np.testing.assert_allclose([value, real_mean, fake_mean], [loss, *means], rtol=1e-4)
-    assert abs(fake_mean) > 0.1 and real_mean != fake_mean
-    np.testing.assert_allclose(found["centres"], settings.finish_weight * slope["centres"], rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose([found.contrast, found.real, found.fake], [loss, *means], rtol=1e-4)
+    assert abs(found.fake) > 0.1 and found.real != found.fake
+    np.testing.assert_allclose(
+        found.gradient["centres"], settings.finish_weight * slope["centres"], rtol=1e-3, atol=1e-9
+    )
     # Here both constants count: without the one or the other the term has another value.
     assert len({float(term(state.params, *constants)[0]) for constants in ((0.5, 0.2), (50.0, 0.2), (0.5, 0))}) == 3
 

@@ -53,7 +53,7 @@ def test_a_step_of_mala_is_the_langevin_step_and_its_acceptance_ratio():
     moved = np.abs(end.images - images).max(axis=(1, 2, 3)) > 0
     assert 0.2 < moved.mean() < 0.98
     np.testing.assert_array_equal(moved, end.accepted == 1)
-    keys = samplers._at_step(jax.random.split(jax.random.key(2), 500), 0)
+    keys = langevin.keys_at(jax.random.split(jax.random.key(2), 500), 0)
     noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), (2, 2, 1)))(keys)
     uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys)
     slope = jax.grad(lambda x: energy(x).sum())
@@ -76,6 +76,14 @@ def test_hamiltonian_and_underdamped_chains_keep_the_law(leapfrog, keep):
     end = metropolis(jax.random.key(4), start, quartic, MetropolisSettings(150, 1.6, 0.3, leapfrog, keep))
     assert 0.3 < float(end.accepted.mean()) < 0.98
     assert spread(end.images) == pytest.approx(0.49, rel=0.04)
+
+
+def test_the_first_test_of_a_chain_that_keeps_momentum_leaves_the_law_as_it_is():
+    # Momentum that begins at nothing has variance 1 - keep^2 in the first test: chains would draw together.
+    start = jax.random.normal(jax.random.key(13), (8000, 1, 1, 1))
+    end = metropolis(jax.random.key(14), start, bowl(), MetropolisSettings(1, 0.5, keep=0.9))
+    assert spread(end.images) == pytest.approx(1, rel=0.06)
+    assert float(end.accepted.mean()) > 0.5
 
 
 def test_product_of_bowls_is_sampled_exactly():
@@ -151,6 +159,8 @@ def test_the_energy_of_a_constrained_chain_sees_only_constrained_images():
     images = langevin.uniform_images(jax.random.key(1), (2, 6, 8, 1))
     kept = constrained(jax.random.key(0), images, shouts, LangevinSettings(4, 0.1, 0.2, 1.0), hold)
     assert np.asarray(kept.energies).max() < 24
+    with pytest.raises(ValueError, match=r"must lie in 0 \.\. 3"):
+        constrained(jax.random.key(0), images, shouts, LangevinSettings(4, 0.1), hold, (4,))
 
 
 def test_metropolis_on_a_symmetric_constraint_has_the_law_of_the_free_pixels():

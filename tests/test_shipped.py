@@ -6,7 +6,8 @@ import pytest
 from scipy.spatial import distance
 
 import bridge_ebm
-from bridge_ebm import bridges, data, metrics, structure
+from bridge_ebm import bridges, chain_report, data, metrics, structure
+from bridge_ebm.corruptions import CORRUPTIONS
 
 
 @pytest.mark.parametrize("name", bridge_ebm.list_models())
@@ -22,12 +23,24 @@ def test_the_default_model_comes_first_and_draws_the_sub_type_it_is_asked_for():
     assert bridge_ebm.list_models()[0] == "default"
     model = bridge_ebm.load_model("default")
     assert model.settings.subtypes == bridges.SUBTYPES and (model.height, model.width) == (48, 192)
-    drawn = [model.draw(jax.random.key(1), 2, name, num_steps=100) for name in bridges.SUBTYPES]
+    drawn = [model.draw(jax.random.key(1), 2, name) for name in bridges.SUBTYPES]
     images = data.to_uint8(np.concatenate(drawn))
     asked = [name for name in bridges.SUBTYPES for _ in range(2)]
     right = sum(nearest == name for nearest, name in zip(nearest_subtypes(images), asked, strict=True))
     assert right >= 15
     assert sum(structure.analyse(image).verdict == "A" for image in images) >= 13
+    assert metrics.is_sharp(images).sum() >= 13  # of many .89 of the harps, all others
+
+
+def test_the_default_model_keeps_real_pictures_and_puts_spoilt_ones_above_them():
+    model = bridge_ebm.load_model("default")
+    real = np.stack([bridges.render(name, 6, 48, 192) for name in bridges.SUBTYPES])  # a width of the test part
+    before, after = chain_report.hold(model, real, bridges.SUBTYPES, 200, seed=0)
+    assert metrics.ink_kept(before, after).mean() > 0.9
+    assert nearest_subtypes(after) == list(bridges.SUBTYPES)
+    energies = chain_report.energies_of(model, before, bridges.SUBTYPES)
+    for spoil in CORRUPTIONS.values():
+        assert (energies < chain_report.energies_of(model, spoil(before), bridges.SUBTYPES)).all()
 
 
 def test_the_default_model_draws_many_sub_types_where_none_is_asked_for():
