@@ -57,8 +57,9 @@ def real_pictures(training: TrainSettings, part: str = "test") -> Real:
     choosing settings. Raises `InputError` where that part is empty.
     """
     whole = _pictures(training)
+    train = _part(whole, training.split, training.mirror)
     try:
-        train, against = (_part(whole, one, training.mirror) for one in (training.split, part))
+        against = _part(whole, part, training.mirror)
     except InputError:
         raise InputError(
             f"--model: the {len(whole.images)} pictures of its training data ({training.data}) leave none for the "
@@ -249,7 +250,7 @@ def _sets(images: Array, real: Real) -> dict[str, Any]:
 def _ceilings(held: Array, train: Array, labels: Array, count: int) -> dict[str, metrics.Estimate]:
     """What `count` training pictures score, or all there are: the mean of DRAWS sets of them, the least and the most.
 
-    One set of 1000 alone would leave a fiftieth of its density to chance, one of 200 a fifteenth.
+    One set of 1000 alone would leave a fortieth of its density to chance, one of 200 a twentieth.
     """
     picked = (_evenly(labels, min(count, len(train)), draw) for draw in range(DRAWS))
     drawn = [metrics.fidelity(held, train[where]) for where in picked]

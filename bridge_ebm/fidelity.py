@@ -9,9 +9,9 @@ coverage    share of real balls that hold a generated picture (Naeem et al. 2020
 
 All need a ceiling, what as many training pictures score against the same real ones: by it 1 is out of reach.
 
-Intervals are 95% ones over the generated pictures, the real ones fixed: of shares Wilson's (1927), which say something
-of a share of 0 or 1 too, of all else bootstrap ones. Balls keep the radii of the whole sets, as drawing a picture twice
-would shrink them. A resample holds only 63% of the pictures, which alone makes some
+Intervals are 95% ones over the generated pictures, the real ones fixed: of shares of the generated pictures Wilson's
+(1927), which say something of 0 and 1 too, of all else bootstrap ones. Balls keep the radii of the whole sets, as
+drawing a picture twice would shrink them. A resample holds only 63% of the pictures, which alone makes some
 figures worse, so the spread of the resamples is taken about their own mean and laid about the figure. Resampling is
 the only place where chance plays a part: NumPy's PCG64, seed 0, whose stream NumPy may change between versions, which
 would move the ends of intervals within their own uncertainty.

@@ -134,7 +134,7 @@ def lost(error: BaseException) -> str | None:
     if several() and isinstance(error, RuntimeError | ValueError | TimeoutError) and _LOST.search(str(error)):
         reason = str(error).splitlines()[0]
         return (
-            f"another process of this run has ended or is out of reach ({reason[:200]}); start all again with the same "
-            "command to continue"
+            f"another process of this run has ended or is out of reach ({reason[:200]}); if it has not said why, start "
+            "all again with the same command to continue"
         )
     return None

@@ -10,9 +10,11 @@ its sub-folders, where they are named after sub-types, say what each picture sho
 
 Measured: definition, the structural verdict, the sub-type, fidelity and diversity, memorisation, novelty; of a model
 also the energies along its chains, how energies order real, generated, corrupted pictures and noise, and the ink that
-held-out pictures keep along a chain of --hold_steps. Each share stands beside its ceiling, what held-out (or training)
-pictures score. 1000 pictures of the default model take about five minutes on one core, two of them for the chains of
---hold_steps (--hold_steps=0 leaves them out).
+held-out pictures keep along a chain of --hold_steps. Each figure stands beside its ceiling, what held-out pictures
+score, or in fidelity as many training pictures (ten sets of them: their mean, and as ceiling_low and ceiling_high the
+least and the most). --part=validation measures against other held-out pictures, for choosing settings. 1000 pictures of
+the default model take about five minutes on one core, two of them for the chains of --hold_steps (--hold_steps=0 leaves
+them out).
 
 In the folder: evaluation.json, samples/0000.png ... (bright on black), sheet.png (the first 64, dark on white).
 """

@@ -117,6 +117,21 @@ def test_settings_are_chosen_beside_other_pictures_than_results_are_told_by(mode
     np.testing.assert_array_equal(test.train.images, validation.train.images)
 
 
+def test_ceilings_are_the_mean_of_ten_sets_of_as_many_training_pictures():
+    held, train = (np.random.default_rng(seed).normal(size=(size, 3)) for seed, size in ((0, 40), (1, 80)))
+    labels = np.arange(80) // 10
+    found = evaluation._ceilings(held, train, labels, 24)
+    sets = [evaluation._evenly(labels, 24, draw) for draw in range(10)]
+    assert len({tuple(picked) for picked in sets}) == 10
+    each = [metrics.fidelity(held, train[picked]) for picked in sets]
+    for name, ceiling in found.items():
+        values = [one[name].value for one in each]
+        assert ceiling == pytest.approx((np.mean(values), min(values), max(values)))
+        assert ceiling.low < ceiling.value < ceiling.high
+    every = evaluation._ceilings(held, train, labels, 100)  # there are no more than 80
+    assert every["density"].low == every["density"].high == metrics.fidelity(held, train)["density"].value
+
+
 def test_exact_mirror_images_have_a_ceiling_of_their_own():
     def ceilings(name, symmetric_only=True):
         pictures = np.stack([bridges.render(name, width, 48, 192) for width in range(16)])
