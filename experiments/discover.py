@@ -2,7 +2,7 @@
 
     python experiments/discover.py --model=default --out=runs/discover
 
-makes 2000 candidates from the default mix of compositions (six minutes on one core; with --model=default_128x512 a
+makes 2000 candidates from the default mix of compositions (seven minutes on one core; with --model=default_128x512 a
 good half hour), screens each one's structure, definition and novelty, and writes DIR/gallery.html, DIR/designs.jsonl,
 DIR/designs/*.png and DIR/summary.json. Run the same command again to continue after an interruption, or with a larger
 --num for more. To steer it:
