@@ -252,10 +252,10 @@ def _ceilings(held: Array, train: Array, labels: Array, count: int) -> dict[str,
 
     One set of 1000 alone would leave a fortieth of its density to chance, one of 200 a twentieth.
     """
-    picked = (_evenly(labels, min(count, len(train)), draw) for draw in range(DRAWS))
-    drawn = [metrics.fidelity(held, train[where]) for where in picked]
+    draws = range(DRAWS if count < len(train) else 1)
+    drawn = [metrics.fidelity(held, train[_evenly(labels, min(count, len(train)), draw)]) for draw in draws]
     values = {name: [one[name].value for one in drawn] for name in drawn[0]}
-    return {name: metrics.Estimate(sum(each) / DRAWS, min(each), max(each)) for name, each in values.items()}
+    return {name: metrics.Estimate(sum(each) / len(each), min(each), max(each)) for name, each in values.items()}
 
 
 def _mirrored(images: Array) -> Array:

@@ -109,8 +109,9 @@ def test_pictures_that_are_picked_are_of_all_augmentations(count):
     np.testing.assert_array_equal(picked.base, evaluation.evenly(dataset, count).base)
 
 
-def test_settings_are_chosen_beside_other_pictures_than_results_are_told_by(model_dir):
-    training = models.training_of(model_dir)
+def test_settings_are_chosen_beside_other_pictures_than_results_are_told_by(monkeypatch):
+    monkeypatch.setattr(evaluation, "_skeletons", lambda training, seen: None)
+    training = TrainSettings(per_type=16, height=16, width=32)
     test, validation = (evaluation.real_pictures(training, part) for part in ("test", "validation"))
     assert set(test.against.base % 8) == {6} and set(validation.against.base % 8) == {2}
     assert test.held_out and validation.held_out
