@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 
-from bridge_ebm import coarse, contrastive, data, energy, guards, langevin, objectives, parallel, replay
+from bridge_ebm import coarse, contrastive, data, energy, guards, hold, langevin, objectives, parallel, replay
 from bridge_ebm.accumulate import gradient_of_sum
 from bridge_ebm.data import Examples
 from bridge_ebm.settings import TrainSettings
@@ -27,15 +27,17 @@ SELDOM = 16
 
 
 class Finish(NamedTuple):
-    """The finish's part of an update: the `gradient` of its term in the weights, the term itself, `contrast`, with the
-    mean energies of `real` and `fake` pictures, the `buffer` with the ends of the chains, how far these `moved`
-    (`guards.travelled`) and how many were `replaced`.
+    """The finish's part of an update: the `gradient` of its terms in the weights, the contrastive one, `contrast`, with
+    the mean energies of `real` and `fake` pictures, the error where chains `left` their pictures (`hold.gradient`; 0
+    where nothing holds them), the `buffer` with the ends of the chains, how far these `moved` (`guards.travelled`) and
+    how many were `replaced`.
     """
 
     gradient: Any
     contrast: jax.Array
     real: jax.Array
     fake: jax.Array
+    left: jax.Array
     buffer: replay.ReplayBuffer
     moved: jax.Array
     replaced: jax.Array
@@ -43,13 +45,15 @@ class Finish(NamedTuple):
 
 class _Chains(NamedTuple):
     """Chains of an update at `places` int32 [B] of the `buffer`'s images, of classes `labels` [B]: their `starts`
-    [B, H, W, 1], ends for the loss, `fake`, and for the buffer, `kept`, and which are `bad`, bool [B]: replaced.
+    [B, H, W, 1], where the chains began, `origins` (of use only where the settings hold pictures), ends for the loss,
+    `fake`, and for the buffer, `kept`, and which are `bad`, bool [B]: replaced.
     """
 
     buffer: jax.Array
     places: jax.Array
     labels: jax.Array
     starts: jax.Array
+    origins: jax.Array
     fake: jax.Array
     kept: jax.Array
     bad: jax.Array
@@ -84,10 +88,15 @@ def gradient(
     chains = _chains_of_update(key, state, examples, network, settings, num_classes, mesh)
     fake = Examples(chains.fake, chains.labels)
     (contrast, means), slopes = _contrast(state, real, fake, network, settings, num_classes, mesh)
-    grads = _weighted_gradient(state, real, fake, slopes, network, settings, mesh)
-    images = replay.put(chains.buffer, chains.places, chains.kept, settings.replay == "rounded", mesh)
+    grads, left = _weighted_gradient(state, real, fake, slopes, network, settings, mesh), jnp.zeros(())
+    put = partial(replay.put, rounded=settings.replay == "rounded", mesh=mesh)
+    images = put(chains.buffer, chains.places, chains.kept)
+    if settings.holds:
+        holding, left = hold.gradient(state, chains.fake, chains.origins, chains.labels, network, settings, mesh)
+        grads = jax.tree.map(jnp.add, grads, holding)
+        images = put(images, chains.places + settings.buffer_size, chains.origins)
     moved, replaced = guards.travelled(chains.starts, chains.fake), jnp.sum(chains.bad.astype(jnp.float32))
-    return Finish(grads, contrast, *means, state.buffer._replace(images=images), moved, replaced)
+    return Finish(grads, contrast, *means, left, state.buffer._replace(images=images), moved, replaced)
 
 
 def _chains_of_update(
@@ -108,10 +117,12 @@ def _chains_of_update(
         return places, places % (num_classes + 1)
 
     places, labels = parallel.on_every_device(picked, pick_key, mesh=mesh)
-    starts = replay.take(buffer, (places,), settings.replay == "rounded", mesh)
+    take = partial(replay.take, rounded=settings.replay == "rounded", mesh=mesh)
+    starts = take(buffer, (places,))
+    origins = take(buffer, (places + settings.buffer_size,)) if settings.holds else starts
     run = partial(_run, state=state, network=network, settings=settings)
     arrive = partial(run, num_steps=settings.finish_arrival, spread=partial(parallel.by_shares_of_any, mesh=mesh))
-    starts = _restarted(start_key, starts, places, examples, arrive, settings, num_classes, mesh)
+    starts, origins = _restarted(start_key, (starts, origins), places, examples, arrive, settings, num_classes, mesh)
     spread = partial(parallel.by_shares, mesh=mesh)
     ends = run(chain_key, starts, labels, num_steps=settings.langevin_steps, spread=spread)
 
@@ -120,7 +131,8 @@ def _chains_of_update(
 
     keys = contrastive.fresh_keys(start_key, settings.finish_chains)
     fake, kept, bad = parallel.by_shares(checked, examples, keys, labels, ends, mesh=mesh)
-    return _Chains(buffer, places, labels, starts, fake, kept, bad)
+    origins = jnp.where(bad[:, None, None, None], kept, origins)
+    return _Chains(buffer, places, labels, starts, origins, fake, kept, bad)
 
 
 def _contrast(
@@ -232,11 +244,16 @@ def _started(
     num_classes: int,
     mesh: Mesh | None,
 ) -> jax.Array:
-    """The buffer's images, real pictures before the first update of the finish."""
+    """The buffer's images, real pictures before the first update of the finish; where it holds, the same again, from
+    which its chains begin.
+    """
+
+    def of_places(key):
+        places = jnp.arange(len(state.buffer.images)) % settings.buffer_size
+        return jax.random.split(key, settings.buffer_size)[places], places % (num_classes + 1)
 
     def fill(images):
-        labels = jnp.arange(settings.buffer_size) % (num_classes + 1)
-        keys = jax.random.split(key, settings.buffer_size)
+        keys, labels = parallel.on_every_device(of_places, key, mesh=mesh)
 
         def share(examples, keys, labels):
             return _pictures_for(keys, labels, examples, num_classes)
@@ -269,17 +286,20 @@ def _begun(
 
 def _restarted(
     key: jax.Array,
-    starts: jax.Array,
+    kept: tuple[jax.Array, jax.Array],
     places: jax.Array,
     examples: Examples,
     arrive: Callable[..., jax.Array],
     settings: TrainSettings,
     num_classes: int,
     mesh: Mesh | None,
-) -> jax.Array:
-    """`starts` with the first `restart` of them begun afresh: half at real pictures, half at the end of a chain from
-    noise. `places` are drawn at random, so the first are any; of those for old chains one in SELDOM begins afresh.
+) -> tuple[jax.Array, jax.Array]:
+    """The chains that are `kept` and where they began, [B, H, W, 1] each, with the first `restart` of them begun
+    afresh: half at real pictures, half at the end of a chain from noise, which counts as begun at a picture that is all
+    white, near no bridge. `places` are drawn at random, so the first are any; of those for old chains one in SELDOM
+    begins afresh.
     """
+    starts, origins = kept
     count = settings.fresh_chains
     from_noise = count // 2
     noise_key, chain_key, pick_key, seldom_key = jax.random.split(key, 4)
@@ -297,6 +317,9 @@ def _restarted(
     arrived = arrive(chain_key, parallel.constrain(begun, parallel.whole(mesh)), labels[:from_noise])
     pictures = parallel.on_every_device(chosen, pick_key, labels, examples, mesh=mesh)
     fresh = parallel.on_every_device(from_start, arrived, pictures, mesh=mesh)
+    begun_at = parallel.on_every_device(from_start, jnp.ones_like(arrived), pictures, mesh=mesh)
     begins = partial(begin_afresh, count=count, num_classes=num_classes)
     afresh = parallel.on_every_device(begins, seldom_key, places, mesh=mesh)
-    return parallel.constrain(jnp.where(afresh[:, None, None, None], fresh, starts), parallel.cut(mesh))
+    here = afresh[:, None, None, None]
+    both = jnp.where(here, fresh, starts), jnp.where(here, begun_at, origins)
+    return parallel.constrain(both, parallel.cut(mesh))

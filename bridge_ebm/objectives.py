@@ -88,6 +88,13 @@ def beyond(images: jax.Array, margin: float) -> jax.Array:
     return jnp.where(jnp.abs(images) < 1.0, images, (1.0 + margin) * images)
 
 
+def well_error(gradient: jax.Array, images: jax.Array, goals: jax.Array) -> jax.Array:
+    """Mean over the pixels of |-grad E(x) - 20 (goal - x)|^2, per image [B]: 'equilibrium' near a picture, wherever the
+    path to it began. `gradient` of the energy at x = `images`, all [B, H, W, 1].
+    """
+    return jnp.mean((gradient + 20.0 * (goals - images)) ** 2, axis=(1, 2, 3))
+
+
 def regression_error(gradient: jax.Array, noise: jax.Array, real: jax.Array, t: jax.Array, objective: str) -> jax.Array:
     """Mean over the pixels of |-grad E(x_t) - (x1 - x0) c(t)|^2, per image [B].
 

@@ -134,6 +134,12 @@ class TrainSettings:
     finish_level: float = _setting(
         0.0, "Weight of the mean square of E(real) less its class's mean, beside the finish's energy gap.", 0.0
     )
+    finish_hold: float = _setting(
+        0.0,
+        "Weight of the finish's regression at the ends of chains that began at real pictures and are near: it aims "
+        "back at them (0: none).",
+        0.0,
+    )
     finish_chains: int = _setting(48, "Chains of each update of the finish.", 1)
     finish_arrival: int = _setting(100, "Langevin steps of the finish's fresh chains from noise.", 1)
     finish_learning_rate: float = _setting(2e-4, "Learning rate of Adam in the finish.", 0.0)
@@ -182,6 +188,10 @@ class TrainSettings:
                 f"--restart={self.restart:g}: of --finish_chains={self.finish_chains} that is not one chain; raise one "
                 "of the two, or use --restart=0"
             )
+        if self.finish_hold and self.objective != "equilibrium":
+            raise InputError(
+                f"--finish_hold={self.finish_hold:g}: only --objective=equilibrium has wells at pictures to aim at"
+            )
         if self.coarse_height and (self.objective != "equilibrium" or self.coarse_height >= self.height):
             raise InputError(
                 f"--coarse_height={self.coarse_height}: only --objective=equilibrium has paths from coarse pictures, "
@@ -191,6 +201,11 @@ class TrainSettings:
             raise InputError(f"--coarse_model={self.coarse_model}: give its height as --coarse_height to train for it")
         if self.mirror and self.width % 2:
             raise InputError(f"--mirror: --width={self.width} cannot be halved; use an even width")
+
+    @property
+    def holds(self) -> bool:
+        """Whether the finish keeps the pictures that its chains began at."""
+        return self.finish_after > 0 and self.finish_hold > 0
 
     @property
     def chains(self) -> int:

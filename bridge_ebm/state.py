@@ -73,7 +73,9 @@ def init_state(settings: TrainSettings, num_classes: int = 0, mesh: Mesh | None 
     else:
         # Without a finish nothing is kept in it, and a state has one all the same.
         places = settings.buffer_size if settings.keeps_chains else settings.batch_size
-        buffer = replay.init_places(buffer_key, places, shape, mesh)
+        # Behind the places of the finish's chains are as many for the pictures that they began at.
+        buffer = replay.init_places(buffer_key, 2 * places if settings.holds else places, shape, mesh)
+        buffer = buffer._replace(size=jnp.full((), places, jnp.int32))
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

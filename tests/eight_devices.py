@@ -49,6 +49,7 @@ FINISHED = dataclasses.replace(
     finish_chains=16,
     finish_arrival=3,
     finish_level=0.1,
+    finish_hold=1.0,
     blend=True,
     noise=0.0,
     ema=0.9,

@@ -231,13 +231,16 @@ def test_fresh_chains_of_the_finish_begin_where_they_arrive_and_at_pictures_of_t
 
     places = jnp.array([3, 8, 5, 0, 6, 2, 1, 4])  # none of them keeps old chains
     starts, examples = jnp.full((8, 16, 16, 1), -7.0), data.examples(dataset)
-    after = finish._restarted(jax.random.key(0), starts, places, examples, arrive, settings, CLASSES, None)
+    kept = starts, starts - 1
+    after, origins = finish._restarted(jax.random.key(0), kept, places, examples, arrive, settings, CLASSES, None)
     ((noise, labels),) = begun
     assert labels == [3, 8, 5] and np.abs(noise).max() <= 1
     assert noise.std() == pytest.approx(3**-0.5, rel=0.05)
     assert (after[:3] == 7).all() and (after[6:] == -7).all()
     of_class = {picture.tobytes(): label for picture, label in zip(dataset.images, dataset.labels, strict=True)}
     assert [of_class[picture.tobytes()] for picture in np.asarray(data.to_uint8(after[3:6]))] == [0, 6, 2]
+    # A chain from noise began near no picture: at one that is all white.
+    assert (origins[:3] == 1).all() and (origins[3:6] == after[3:6]).all() and (origins[6:] == -8).all()
 
 
 class Wells(nn.Module):
