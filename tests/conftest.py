@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -51,6 +52,30 @@ def tiny() -> TrainSettings:
         langevin_steps=3,
         sample_steps=4,
         epochs=3,
+    )
+
+
+@pytest.fixture(scope="session")
+def small(tiny: TrainSettings) -> TrainSettings:
+    """A conditional run on halves whose finish begins after 3 updates."""
+    return dataclasses.replace(
+        tiny,
+        network="multiscale",
+        channels=8,
+        conditional=True,
+        mirror=True,
+        objective="equilibrium",
+        ema=0.9,
+        warmup=2,
+        norm_clip=1.0,
+        finish_after=3,
+        finish_chains=6,
+        finish_arrival=4,
+        buffer_size=18,
+        restart=0.5,
+        step_size=0.005,
+        noise=0.0,
+        gradient_clip=100.0,
     )
 
 

@@ -40,30 +40,6 @@ step_of = functools.cache(lambda settings: make_train_step(settings, CLASSES))
 
 
 @pytest.fixture(scope="module")
-def small(tiny):
-    """A conditional run on halves whose finish begins after 3 updates."""
-    return dataclasses.replace(
-        tiny,
-        network="multiscale",
-        channels=8,
-        conditional=True,
-        mirror=True,
-        objective="equilibrium",
-        ema=0.9,
-        warmup=2,
-        norm_clip=1.0,
-        finish_after=3,
-        finish_chains=6,
-        finish_arrival=4,
-        buffer_size=18,
-        restart=0.5,
-        step_size=0.005,
-        noise=0.0,
-        gradient_clip=100.0,
-    )
-
-
-@pytest.fixture(scope="module")
 def dataset(small):
     return data.mirror_halves(data.procedural(small.height, small.width, per_type=small.per_type))
 
