@@ -20,7 +20,7 @@ from bridge_ebm.files import write_atomically
 from bridge_ebm.saving import Saver
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import Metrics, TrainState, TrainStep, abstract_state, init_state
-from bridge_ebm.train import make_train_step, updates_per_epoch
+from bridge_ebm.train import check_finish, make_train_step, updates_per_epoch
 from bridge_ebm.workdir import MetricsLog, check_run, data_checksums, open_run, read_metrics
 
 EpochHook = Callable[[TrainState], None]
@@ -69,6 +69,7 @@ def run_training(
     """
     mesh = parallel.data_mesh(settings.shared, devices)
     per_epoch = updates_per_epoch(settings, len(dataset.images))
+    check_finish(settings, len(dataset.subtypes))
     total = settings.epochs * per_epoch if max_updates is None else min(max_updates, settings.epochs * per_epoch)
     first = processes.is_first()
     if first:

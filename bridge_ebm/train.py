@@ -24,6 +24,15 @@ def updates_per_epoch(settings: TrainSettings, num_images: int) -> int:
     return num_images // settings.batch_size
 
 
+def check_finish(settings: TrainSettings, num_classes: int) -> None:
+    """Raise an `InputError` if the finish's buffer has no place for some class: a chain of each, and of "no class"."""
+    if settings.finish_after and settings.buffer_size <= num_classes:
+        raise InputError(
+            f"--buffer_size={settings.buffer_size}: the finish keeps chains of each of {num_classes} sub-types and of "
+            f"none; use --buffer_size={num_classes + 1} or more"
+        )
+
+
 def make_train_step(settings: TrainSettings, num_classes: int = 0, mesh: Mesh | None = None) -> TrainStep:
     """The compiled update of the settings' objective, for data of `num_classes` sub-types, on the devices of `mesh`.
 

@@ -29,7 +29,7 @@ from bridge_ebm.errors import InputError
 from bridge_ebm.optimizer import make_optimizer, make_schedule, moved_average
 from bridge_ebm.settings import TrainSettings
 from bridge_ebm.state import init_state, network_of
-from bridge_ebm.train import make_train_step
+from bridge_ebm.train import check_finish, make_train_step
 from bridge_ebm.workdir import read_metrics
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -539,6 +539,15 @@ def test_an_unconditional_network_regresses_too(small, dataset, objective):
 def test_settings_that_cannot_work_are_refused(small, changes, message):
     with pytest.raises(InputError, match=message):
         TrainSettings(**{**vars(small), **changes})
+
+
+def test_a_finish_without_a_place_for_every_class_is_refused_before_anything_is_written(small, dataset, tmp_path):
+    message = "--buffer_size=8: the finish keeps chains of each of 8 sub-types and of none; use --buffer_size=9 or more"
+    with pytest.raises(InputError, match=message):
+        runs.run_training(dataclasses.replace(small, buffer_size=8), dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    check_finish(dataclasses.replace(small, buffer_size=9), 8)
+    check_finish(dataclasses.replace(small, buffer_size=8, finish_after=0), 8)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
