@@ -41,7 +41,7 @@ class TrainSettings:
     )
     conditional: bool = _setting(False, "Teach the multiscale network the sub-types, and 'no class' beside them.")
     mirror: bool = _setting(
-        False, "Train on halves of the mirror-symmetric pictures: half the work, and symmetric bridges."
+        False, "Train on halves of the mirror-symmetric pictures, centred: half the work, symmetric bridges."
     )
     precision: Precision = _setting(  # noqa: RUF009
         "float32",

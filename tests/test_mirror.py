@@ -54,6 +54,39 @@ def test_the_pictures_that_were_not_rotated_are_symmetric(height, width):
     np.testing.assert_array_equal(halves.images[0], dataset.images[rotations == 0][0, :, : width // 2])
 
 
+@pytest.mark.parametrize("columns", [-4, -1, 0, 3])
+def test_a_symmetric_picture_off_the_middle_is_moved_back(columns):
+    random = np.random.Generator(np.random.PCG64(0))
+    half = random.integers(1, 256, (5, 4, 256), dtype=np.uint8)
+    half[:, :, :10] = 0
+    pictures = np.concatenate([half, half[:, :, ::-1]], axis=2)
+    np.testing.assert_array_equal(mirror.centred(np.roll(pictures, columns, 2)), pictures)
+
+
+def test_what_is_moved_out_is_lost_and_black_comes_in():
+    picture = np.zeros((1, 2, 256), np.uint8)
+    picture[:, :, 100:157] = 200  # mirrors onto itself about column 128, half a column right of the middle
+    np.testing.assert_array_equal(mirror.centred(picture), picture)
+    picture = np.roll(picture, 1, 2)
+    picture[:, :, 0] = 9
+    moved = mirror.centred(picture)
+    np.testing.assert_array_equal(moved[:, :, :-1], picture[:, :, 1:])
+    assert (moved[:, :, -1] == 0).all()
+    blank = np.zeros((1, 4, 256), np.uint8)
+    np.testing.assert_array_equal(mirror.centred(blank), blank)
+
+
+def test_of_the_papers_pictures_the_v_piers_are_moved_and_no_other():
+    dataset = data.split(data.procedural(48, 192, per_type=300), "test")
+    before = dataset.images[mirror.is_symmetric(dataset.images)]
+    part = data.symmetric_part(dataset)
+    is_v = part.labels == part.subtypes.index("v_pier_frame")
+    np.testing.assert_array_equal(part.images[~is_v], before[~is_v])
+    np.testing.assert_array_equal(part.images[is_v][:, :, :-1], before[is_v][:, :, 1:])
+    apart = np.abs(part.images.astype(float) - part.images[:, :, ::-1]).sum((1, 2)) / (2 * part.images.sum((1, 2)))
+    assert apart.max() < 0.115  # about the middle itself
+
+
 def test_a_data_set_without_symmetric_pictures_is_refused():
     lopsided = np.zeros((3, 8, 16), np.uint8)
     lopsided[:, :, :3] = 255
