@@ -22,7 +22,8 @@ class Real(NamedTuple):
     """The real pictures to measure with: those of the training, those to measure `against`, of part `part` of the data
     set, and skeletons for novelty.
 
-    `symmetric_only`: both sets are the mirror-symmetric pictures only; `held_out`: the training did not see `against`.
+    `symmetric_only`: both sets are the mirror-symmetric pictures only, moved to their middle; `held_out`: the training
+    did not see `against`.
     """
 
     train: Dataset
@@ -231,8 +232,8 @@ def _sets(images: Array, real: Real) -> dict[str, Any]:
     """Fidelity and memorisation; null where there are too few pictures for them. Without held-out pictures nothing says
     how near to its training pictures an honest picture lies, so memorisation is null then, too.
 
-    A model of mirror halves draws exact mirror images, which some real bridges are not (the V piers stand off the
-    centre), so its figures stand beside what training pictures score that are halves with their mirror images, too.
+    A model of mirror halves draws exact mirror images, which real bridges are but nearly, so its figures stand beside
+    what training pictures score that are halves with their mirror images, too.
     """
     held, train = metrics.features(real.against.images), metrics.features(real.train.images)
     fake = metrics.features(images)

@@ -214,7 +214,9 @@ def finite(value: Any) -> Any:
 def table(record: dict[str, Any]) -> str:
     """The report as text."""
     reference = record["reference"]
-    kind = "mirror-symmetric ones of the" if reference["mirror_symmetric_part_only"] else "of the"
+    kind = (
+        "mirror-symmetric ones, moved to their middle, of the" if reference["mirror_symmetric_part_only"] else "of the"
+    )
     trained = "" if reference["held_out_from_training"] else ", which this model was TRAINED on"
     lines = [
         f"{record['pictures']} pictures of {record['height']} x {record['width']} beside {reference['part_pictures']} "
