@@ -153,10 +153,9 @@ def symmetric_part(dataset: Dataset) -> Dataset:
     their middle (`mirror.centred`): its V piers, which at 48 x 192 stand .8 columns off, by one. Raises `InputError`
     if none does.
     """
-    keep = mirror.is_symmetric(dataset.images)
+    keep, images = mirror.centred(dataset.images)
     if not keep.any():
         raise InputError("--mirror: none of these pictures is mirror symmetric; train with --nomirror")
-    images = mirror.centred(dataset.images[keep])
     return dataset._replace(images=images, labels=dataset.labels[keep], base=dataset.base[keep])
 
 

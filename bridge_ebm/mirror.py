@@ -36,42 +36,32 @@ def energy_of_halves(half_energy: Any, images: jax.Array) -> jax.Array:
     return half_energy(halves(images)).reshape(2, len(images)).sum(0)
 
 
-def asymmetry(images: np.ndarray) -> np.ndarray:
-    """How far uint8 pictures [N, H, W], bright on black, are from their mirror image: 0 (symmetric) to 1, float [N].
+def centred(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which uint8 pictures [N, H, W], bright on black, mirror onto themselves, bool [N] (the paper's rotated ones do
+    not), and those, moved by whole columns until they do so about their middle, or half a column beside it.
 
-    The sum of |x - mirror(x)| over twice the ink, for the vertical axis that fits best within W/128 of the middle.
+    What leaves a picture is lost, what comes in is black.
     """
-    return np.concatenate([_best_axis(part)[0] for part in _parts(images)])
-
-
-def is_symmetric(images: np.ndarray) -> np.ndarray:
-    """Which uint8 pictures [N, H, W] mirror onto themselves, bool [N]; the paper's rotated ones do not."""
-    return asymmetry(images) <= _ASYMMETRY
-
-
-def centred(images: np.ndarray) -> np.ndarray:
-    """The uint8 pictures [N, H, W], each moved by whole columns until its best axis (`asymmetry`) lies in the middle,
-    or half a column off. What leaves the picture is lost, what comes in is black.
-    """
-    moved = images.copy()
-    for image, columns in zip(moved, np.concatenate([_best_axis(part)[1] for part in _parts(images)]), strict=True):
+    found = [_best_axis(part) for part in np.array_split(images, len(images) // 512 + 1)]
+    apart, off = (np.concatenate(each) for each in zip(*found, strict=True))
+    keep = apart <= _ASYMMETRY
+    moved = images[keep]
+    for image, columns in zip(moved, off[keep], strict=True):
         if columns > 0:
             image[:, :-columns], image[:, -columns:] = image[:, columns:].copy(), 0
         elif columns < 0:
             image[:, -columns:], image[:, :-columns] = image[:, :columns].copy(), 0
-    return moved
+    return keep, moved
 
 
 def _best_axis(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far uint8 pictures [N, H, W] are from their mirror image about their best axis, float [N], and how many whole
-    columns that axis is right of the middle, int [N]; of axes as good as each other the one nearest to it.
+    """How far pictures are from their mirror image, 0 (symmetric) to 1, float [N]: the sum of |x - mirror(x)| over
+    twice the ink, for the vertical axis that fits best within W/128 of the middle, and of those the nearest to it. And
+    how many whole columns that axis is right of the middle, int [N].
     """
     x = images.astype(np.int16)
-    shifts = np.array(sorted(range(-(reach := max(1, images.shape[2] // 64)), reach + 1), key=abs))
+    reach = max(1, images.shape[2] // 64)
+    shifts = np.array(sorted(range(-reach, reach + 1), key=abs))
     apart = np.array([np.abs(x - np.roll(x[:, :, ::-1], shift, 2)).sum((1, 2)) for shift in shifts])
     # A picture is its mirror image moved by twice what its axis is off.
     return apart.min(0) / np.maximum(2 * x.sum((1, 2)), 1), np.trunc(shifts[apart.argmin(0)] / 2).astype(int)
-
-
-def _parts(images: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(images, len(images) // 512 + 1)
