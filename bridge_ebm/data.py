@@ -159,6 +159,14 @@ def symmetric_part(dataset: Dataset) -> Dataset:
     return dataset._replace(images=images, labels=dataset.labels[keep], base=dataset.base[keep])
 
 
+def centred(dataset: Dataset) -> Dataset:
+    """All pictures, those that mirror onto themselves moved to their middle as in `symmetric_part`."""
+    keep, moved = mirror.centred(dataset.images)
+    images = dataset.images.copy()
+    images[keep] = moved
+    return dataset._replace(images=images)
+
+
 def neighbours(dataset: Dataset) -> np.ndarray:
     """For every picture the nearest one of its sub-type whose base picture is the next, int32 [N].
 

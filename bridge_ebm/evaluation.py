@@ -72,9 +72,15 @@ def real_pictures(training: TrainSettings, part: str = "test") -> Real:
 
 def training_skeletons(training: TrainSettings) -> metrics.Reference:
     """Skeletons of the pictures of a training, beside which the novelty of others is measured; with `mirror` also of
-    those whose halves it does not see. Raises `InputError` where those pictures are not there.
+    those whose halves it does not see, the others moved to their middle as it sees them. Raises `InputError` where
+    those pictures are not there.
     """
-    return _skeletons(training, lambda: data.split(_pictures(training), training.split))
+
+    def seen() -> Dataset:
+        dataset = data.split(_pictures(training), training.split)
+        return data.centred(dataset) if training.mirror else dataset
+
+    return _skeletons(training, seen)
 
 
 def _skeletons(training: TrainSettings, seen: Callable[[], Dataset]) -> metrics.Reference:

@@ -227,11 +227,13 @@ def _run(
 
 
 def _pictures_for(keys: jax.Array, labels: jax.Array, examples: Examples, num_classes: int) -> jax.Array:
-    """Real pictures [B, H, W, 1] drawn at random, each of the class in `labels` [B]; any for "no class"."""
+    """Real pictures [B, H, W, 1] drawn at random, each of the class in `labels` [B]; any for "no class", and for a
+    class that has none (only a network that is told no class may meet such).
+    """
 
     def pick(key, label):
         fits = (examples.labels == label) | (label == num_classes)
-        return jax.random.categorical(key, jnp.where(fits, 0.0, -jnp.inf))
+        return jax.random.categorical(key, jnp.where(fits | ~fits.any(), 0.0, -jnp.inf))
 
     return data.to_unit(examples.images[jax.vmap(pick)(keys, labels)])
 

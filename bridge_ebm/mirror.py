@@ -40,18 +40,14 @@ def centred(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which uint8 pictures [N, H, W], bright on black, mirror onto themselves, bool [N] (the paper's rotated ones do
     not), and those, moved by whole columns until they do so about their middle, or half a column beside it.
 
-    What leaves a picture is lost, what comes in is black.
+    What leaves a picture is lost; what comes in repeats the outermost column: a deck that runs to the frame goes on.
     """
     found = [_best_axis(part) for part in np.array_split(images, len(images) // 512 + 1)]
     apart, off = (np.concatenate(each) for each in zip(*found, strict=True))
     keep = apart <= _ASYMMETRY
-    moved = images[keep]
-    for image, columns in zip(moved, off[keep], strict=True):
-        if columns > 0:
-            image[:, :-columns], image[:, -columns:] = image[:, columns:].copy(), 0
-        elif columns < 0:
-            image[:, -columns:], image[:, :-columns] = image[:, :columns].copy(), 0
-    return keep, moved
+    width = images.shape[2]
+    columns = (np.arange(width) + off[keep, None]).clip(0, width - 1)
+    return keep, np.take_along_axis(images[keep], columns[:, None], axis=2)
 
 
 def _best_axis(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -136,8 +136,8 @@ def _check_same_run(path: Path, settings: TrainSettings, checksums: dict[str, in
             )
     if changed:
         raise InputError(
-            f"--data={settings.data}: the pictures, or the sub-types or bases they are listed under, changed since "
-            f"{path.parent} was started; use a fresh --workdir"
+            f"--data={settings.data}: the pictures, the sub-types or bases they are listed under, or how bridge_ebm "
+            f"prepares them, changed since {path.parent} was started; use a fresh --workdir"
         )
 
 

@@ -17,6 +17,9 @@ The ways: spans (a sub-type in the side spans, another in the main span), levels
 sides (left and right differ); regional (like these three, but all energies act on one picture); blend (the sum of two
 energies), either (one or the other), without (one and not the other), subtype (one alone), restart (chains that go on
 from a training's replay buffer).
+
+Novel is what has other lines than the training pictures: the paper's 75 views of every sub-type, or of other data at
+most 75 pictures a sub-type, evenly picked.
 """
 
 import math

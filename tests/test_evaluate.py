@@ -118,6 +118,23 @@ def test_settings_are_chosen_beside_other_pictures_than_results_are_told_by(monk
     np.testing.assert_array_equal(test.train.images, validation.train.images)
 
 
+def test_novelty_is_measured_beside_pictures_moved_as_a_model_of_halves_sees_them(tmp_path):
+    """A user's pictures may stand off the middle, by more than the reach of a match of skeletons."""
+    picture = bridges.render("deck_arch", 8, 128, 512)
+    shifted, rotated = np.roll(picture, 4, 1), np.asarray(Image.fromarray(picture).rotate(3))
+    (tmp_path / "deck_arch").mkdir()
+    for name, one in (("shifted", shifted), ("rotated", rotated)):
+        Image.fromarray(255 - one).save(tmp_path / "deck_arch" / f"{name}.png")
+    training = TrainSettings(height=128, width=512, data=str(tmp_path), split="all")
+
+    def nearest(picture, mirror):
+        real = evaluation.training_skeletons(dataclasses.replace(training, mirror=mirror))
+        return metrics.mismatch(picture[None], real).min()
+
+    assert nearest(picture, mirror=True) < 0.01 < 0.05 < nearest(picture, mirror=False)
+    assert nearest(rotated, mirror=True) < 0.01 and nearest(shifted, mirror=False) < 0.01
+
+
 def test_ceilings_are_the_mean_of_ten_sets_of_as_many_training_pictures():
     held, train = (np.random.default_rng(seed).normal(size=(size, 3)) for seed, size in ((0, 40), (1, 80)))
     labels = np.arange(80) // 10

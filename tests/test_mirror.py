@@ -63,15 +63,16 @@ def test_a_symmetric_picture_off_the_middle_is_moved_back(columns):
     np.testing.assert_array_equal(mirror.centred(np.roll(pictures, columns, 2))[1], pictures)
 
 
-def test_what_is_moved_out_is_lost_and_black_comes_in():
+def test_what_is_moved_out_is_lost_and_the_outermost_column_goes_on():
     picture = np.zeros((1, 2, 256), np.uint8)
     picture[:, :, 100:157] = 200  # mirrors onto itself about column 128, half a column right of the middle
     np.testing.assert_array_equal(mirror.centred(picture)[1], picture)
+    np.testing.assert_array_equal(mirror.centred(picture[:, :, ::-1])[1], picture[:, :, ::-1])
     picture = np.roll(picture, 1, 2)
-    picture[:, :, 0] = 9
+    picture[:, :, 0], picture[:, :, -1] = 9, 7
     moved = mirror.centred(picture)[1]
     np.testing.assert_array_equal(moved[:, :, :-1], picture[:, :, 1:])
-    assert (moved[:, :, -1] == 0).all()
+    assert (moved[:, :, -1] == 7).all()
     blank = np.zeros((1, 4, 256), np.uint8)
     np.testing.assert_array_equal(mirror.centred(blank)[1], blank)
 

@@ -193,10 +193,10 @@ def test_a_work_directory_of_another_run_is_refused(tiny, dataset, tmp_path, cha
 
 def test_changed_pictures_and_foreign_folders_are_refused(tiny, dataset, tmp_path):
     open_run(make(tmp_path / "run"), tiny, dataset)
-    with pytest.raises(InputError, match="sub-types or bases they are listed under, changed"):
+    with pytest.raises(InputError, match="listed under, or how bridge_ebm prepares them, changed"):
         open_run(tmp_path / "run", tiny, dataset._replace(images=dataset.images[::-1]))
     for changed in ({"labels": dataset.labels[::-1]}, {"base": dataset.base + 1}, {"subtypes": dataset.subtypes[::-1]}):
-        with pytest.raises(InputError, match="sub-types or bases they are listed under, changed"):
+        with pytest.raises(InputError, match="listed under, or how bridge_ebm prepares them, changed"):
             open_run(tmp_path / "run", tiny, dataset._replace(**changed))
     path = tmp_path / "run" / "settings.json"  # an older run says nothing of its labels
     record = json.loads(path.read_text())
