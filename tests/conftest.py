@@ -10,6 +10,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Two workers on two cores: with two threads each the small products of the measures wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import dataclasses
 import importlib
