@@ -26,10 +26,11 @@ from bridge_ebm import bridges, gallery, generate, metrics, naming, plans, proce
 from bridge_ebm.errors import InputError
 from bridge_ebm.files import write_atomically
 from bridge_ebm.generate import GROUP, Made
+from bridge_ebm.langevin import LangevinSettings
 from bridge_ebm.models import Model
 from bridge_ebm.novelty import ONE
 from bridge_ebm.plans import Plan, Wishes
-from bridge_ebm.studio import Held, Studio, on_device
+from bridge_ebm.studio import Held, Studio, on_device, sampler_of
 
 CANDIDATES, DESIGNS, SUMMARY, REQUEST = "candidates.jsonl", "designs.jsonl", "summary.json", "discover.json"
 SHOWN = 120  # designs in the gallery
@@ -342,7 +343,7 @@ def claim(folder: Path, model: Model, request: Request, held: Held | None) -> No
         "model_crc32": _checksum([model]),
         "coarse_crc32": _checksum(coarse),
         # A training's work directory may be given another sampler while its weights stay.
-        "sampler": [list(one.settings.langevin) for one in (model, *coarse)],
+        "sampler": [_sampler(sampler_of(model)), *(_sampler(one.settings.langevin) for one in coarse)],
     }
     # An older folder does not name its sampler, and no checksum where there is no coarse model.
     older = {"coarse_crc32": 0, "sampler": record["sampler"]}
@@ -366,6 +367,11 @@ def claim(folder: Path, model: Model, request: Request, held: Held | None) -> No
 def _coarse_models(model: Model) -> list[Model]:
     """The model that its chains begin at, the one that those of that begin at, and so on."""
     return [] if model.coarse is None else [model.coarse, *_coarse_models(model.coarse)]
+
+
+def _sampler(settings: LangevinSettings) -> list[float]:
+    """A sampler's constants; an older folder names no tolerance, as there was none."""
+    return list(settings if settings.tolerance else settings[:-1])
 
 
 def _checksum(models: Sequence[Model]) -> int:

@@ -6,7 +6,8 @@ One step, with the weights fixed:
     g <- clip(grad_x E(x), -gradient_clip, gradient_clip)
     x <- clip(x - step_size * g, -1, 1)
 
-With no clip active this is a discretised Langevin equation at temperature noise^2 / (2 step_size). Chains are
+With no clip active this is a discretised Langevin equation at temperature noise^2 / (2 step_size). A chain may be told
+when it has arrived (`LangevinSettings.tolerance`, not the paper's). Chains are
 independent: chain b of a batch draws from its own key, so its path does not depend on how many others run beside
 it, or where.
 
@@ -35,12 +36,19 @@ CHUNK_PIXELS = 16 * 48 * 192
 
 
 class LangevinSettings(NamedTuple):
-    """A chain's length and constants (hashable: pass it as a static argument). The defaults are the paper's."""
+    """A chain's length and constants (hashable: pass it as a static argument). The defaults are the paper's.
+
+    `tolerance`: a chain stays where it is while the slope is less than that there, by the root mean square over its
+    pixels of (x - x') / step_size, in which x' is where the step would lead (the projected gradient; Equilibrium
+    Matching stops its chains by its norm, Wang and Du 2025, arXiv 2510.02300). 0: it never stays. Without noise a chain
+    that stays once stays for good, and `run_chains` ends when all do.
+    """
 
     num_steps: int = 1000
     step_size: float = 10.0
     noise: float = 0.005
     gradient_clip: float = 0.03
+    tolerance: float = 0.0
 
 
 class Trajectory(NamedTuple):
@@ -75,7 +83,11 @@ def langevin_step(
     perturbed = jnp.clip(images + _noise(chain_keys, images, settings.noise), -1.0, 1.0)
     energies, gradient = energy_and_gradient(energy_fn, perturbed)
     gradient = jnp.clip(gradient, -settings.gradient_clip, settings.gradient_clip)
-    return jnp.clip(perturbed - settings.step_size * gradient, -1.0, 1.0), energies
+    moved = jnp.clip(perturbed - settings.step_size * gradient, -1.0, 1.0)
+    if not settings.tolerance:
+        return moved, energies
+    slope = jnp.sqrt(jnp.square((perturbed - moved) / settings.step_size).mean((1, 2, 3), keepdims=True))
+    return jnp.where(slope < settings.tolerance, images, moved), energies
 
 
 def keys_at(chain_keys: jax.Array, step: jax.Array) -> jax.Array:
@@ -108,6 +120,8 @@ def run_chains(
         def body(step: jax.Array, images: jax.Array) -> jax.Array:
             return langevin_step(keys_at(keys, step), images, lambda x: energy_fn(x, *labels), settings)[0]
 
+        if settings.tolerance and not settings.noise:
+            return _until_all_stay(body, settings.num_steps, images)
         return lax.fori_loop(0, settings.num_steps, body, images)
 
     starts = (keys, images) if labels is None else (keys, images, labels)
@@ -169,6 +183,21 @@ def recorded(step: Step, images: jax.Array, num_steps: int, frames: tuple[int, .
 
 compiled_sample = jax.jit(sample, static_argnames="settings")
 compiled_trajectory = jax.jit(trajectory, static_argnames=("settings", "frames"))
+
+
+def _until_all_stay(body: Callable[..., jax.Array], num_steps: int, images: jax.Array) -> jax.Array:
+    """`num_steps` of `body(step, images)`, which depends on the images alone: once it moves none, it never will."""
+
+    def moves(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        step, _, moved = carry
+        return (step < num_steps) & moved
+
+    def one(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        step, images, _ = carry
+        after = body(step, images)
+        return step + 1, after, (after != images).any()
+
+    return lax.while_loop(moves, one, (jnp.int32(0), images, jnp.bool_(True)))[1]
 
 
 def _noise(chain_keys: jax.Array, images: jax.Array, scale: float) -> jax.Array | float:

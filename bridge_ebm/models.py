@@ -53,11 +53,13 @@ class ModelSettings:
     reach: int = 0
     levels: tuple[float, ...] = ()
     coarse_model: str = ""
+    tolerance: float = 0.0
 
     @property
     def langevin(self) -> langevin.LangevinSettings:
         """The sampler's constants, as `langevin.sample` takes them."""
-        return langevin.LangevinSettings(self.num_steps, self.step_size, self.noise, self.gradient_clip)
+        constants = self.num_steps, self.step_size, self.noise, self.gradient_clip, self.tolerance
+        return langevin.LangevinSettings(*constants)
 
 
 @dataclasses.dataclass(frozen=True)

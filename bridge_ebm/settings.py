@@ -162,6 +162,9 @@ class TrainSettings:
     )
     sample_steps: int = _setting(1000, "Langevin steps of the pictures drawn from noise.", 1)
     sample_step_size: float = _setting(0.0, "Their step size, and that of the trained model (0: --step_size).", 0.0)
+    sample_tolerance: float = _setting(
+        0.0, "Slope, root mean square of a pixel, below which their chains have arrived and stay (0: none).", 0.0
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -88,13 +88,18 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
         half=half,
         height=model.height,
         width=model.width,
-        settings=model.settings.langevin,
+        settings=sampler_of(model),
         projection=projection,
         held=held,
         buffer=buffer,
         cascade=None if model.coarse is None else model,
     )
     return _measured(studio) if set(known) <= set(bridges.SUBTYPES) else studio
+
+
+def sampler_of(model: Model) -> LangevinSettings:
+    """The model's sampler, for all its steps: the tolerance is for pictures of one energy, whose pixels are all free."""
+    return model.settings.langevin._replace(tolerance=0.0)
 
 
 def on_device(studio: Studio, device: jax.Device) -> Studio:

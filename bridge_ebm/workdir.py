@@ -34,7 +34,10 @@ FLAG_FILE = "run.cfg"
 
 # A longer or shorter training, saves at other times, other sample pictures and another use of memory are still the same
 # run.
-MAY_CHANGE = ("epochs", "save_every", "sample_steps", "sample_step_size", "coarse_model", "microbatch", "remat")
+MAY_CHANGE = (
+    *("epochs", "save_every", "microbatch", "remat"),
+    *("sample_steps", "sample_step_size", "sample_tolerance", "coarse_model"),
+)
 
 
 def finite_or_none(values: Any) -> Any:
@@ -114,6 +117,7 @@ def model_settings(settings: TrainSettings, subtypes: tuple[str, ...]) -> ModelS
         noise=settings.noise,
         gradient_clip=settings.gradient_clip,
         coarse_model=settings.coarse_model,
+        tolerance=settings.sample_tolerance,
     )
 
 

@@ -1,5 +1,6 @@
 """Shared by all tests: strict promotion, a compilation cache of the session's own, and a run that trains in seconds."""
 
+import importlib.metadata
 import os
 import tempfile
 
@@ -10,10 +11,15 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# jaxlib 0.10 has two ways to compile fused operations, and the older takes a third of the time; later ones do not know
+# the flag. With XLA_FLAGS set, to nothing say, the tests run what users run.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # Two workers on two cores: with two threads each the small products of the measures wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import dataclasses
+import gc
 import importlib
 import subprocess
 import sys
@@ -39,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tests by file, `LONGEST` first; within a file, and among the others, the order stays."""
     place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from the libraries, millions of objects that stay, and call it less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

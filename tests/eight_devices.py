@@ -10,7 +10,7 @@ from pathlib import Path
 # Before JAX starts. Unoptimised code is compiled three times as fast and does the same.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
+    f"--xla_llvm_disable_expensive_passes=true {os.environ.get('XLA_FLAGS', '')}"
 )
 
 import jax

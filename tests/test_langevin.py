@@ -44,7 +44,7 @@ def noises_of(key, settings, images):
 
 
 def test_defaults_are_the_papers():
-    assert LangevinSettings() == (1000, 10.0, 0.005, 0.03)
+    assert LangevinSettings() == (1000, 10.0, 0.005, 0.03, 0.0)
 
 
 def test_noise_to_start_from_is_uniform_over_the_range():
@@ -77,6 +77,44 @@ def test_gradient_clip_bounds_every_step():
     images = 0.5 * start(4)
     end = bridge_ebm.sample(jax.random.key(0), images, Partial(lambda x: -100 * bowl(x)), settings)
     np.testing.assert_allclose(np.abs(end - images), 0.02, rtol=1e-4)
+
+
+def test_a_chain_stays_where_the_slope_is_below_the_tolerance():
+    """In the bowl |x|^2 / 2 the slope is x itself, so a chain ends at the first power of .9 that is small enough."""
+    settings = LangevinSettings(num_steps=200, step_size=0.1, noise=0.0, gradient_clip=np.inf, tolerance=0.02)
+    begin = start(5) * jnp.array([1.0, 0.5, 0.1, 1e-2, 0.0]).reshape(5, 1, 1, 1)
+    size = np.sqrt(np.square(begin).mean((1, 2, 3)))
+    taken = np.ceil(np.log(0.02 / np.maximum(size, 0.02)) / np.log(0.9))
+    assert taken[0] > taken[1] > taken[2] > taken[3] == 0
+    wanted = begin * 0.9 ** taken.reshape(5, 1, 1, 1)
+    end = bridge_ebm.sample(jax.random.key(0), begin, Partial(bowl), settings)
+    np.testing.assert_allclose(end, wanted, rtol=1e-4)
+    np.testing.assert_array_equal(end[3:], begin[3:])
+    # Chains that end when all stay are those of all the steps; fewer steps than a chain needs are taken as they are.
+    kept = bridge_ebm.trajectory(jax.random.key(0), begin, Partial(bowl), settings, (9, 199))
+    np.testing.assert_array_equal(kept.images, end)
+    shorter = bridge_ebm.sample(jax.random.key(0), begin, Partial(bowl), settings._replace(num_steps=10))
+    np.testing.assert_array_equal(kept.frames[0], shorter)
+    assert not np.array_equal(shorter, end)
+
+
+def test_a_pixel_at_the_bound_has_no_slope_beyond_it():
+    settings = LangevinSettings(num_steps=1, step_size=0.1, noise=0.0, gradient_clip=np.inf, tolerance=1e-3)
+    # White pixels that would be whiter, and a row of grey ones whose slope is .0005 (of the first) or .005.
+    images = jnp.ones((2, 4, 6, 1)).at[:, 0].set(0.3)
+    slopes = -5 * jnp.ones_like(images).at[:, 0].set(jnp.array([-1e-4, -1e-3]).reshape(2, 1, 1))
+    end = bridge_ebm.sample(jax.random.key(0), images, Partial(lambda x: (slopes * x).sum((1, 2, 3))), settings)
+    np.testing.assert_array_equal(end[0], images[0])
+    np.testing.assert_allclose(end[1, 0], 0.3 - 5e-4, rtol=1e-6)
+
+
+def test_a_noisy_chain_that_stays_takes_no_noise():
+    settings = LangevinSettings(num_steps=5, step_size=0.1, noise=0.05, gradient_clip=1.0, tolerance=1e9)
+    images = start(3)
+    np.testing.assert_array_equal(bridge_ebm.sample(jax.random.key(1), images, Partial(ripples), settings), images)
+    moving = bridge_ebm.sample(jax.random.key(1), images, Partial(ripples), settings._replace(tolerance=1e-9))
+    without = bridge_ebm.sample(jax.random.key(1), images, Partial(ripples), settings._replace(tolerance=0.0))
+    np.testing.assert_array_equal(moving, without)
 
 
 def test_images_stay_in_range_whatever_the_energy():

@@ -45,7 +45,8 @@ def start(count, workdir, *flags):
         port = probe.getsockname()[1]
     settings = [f"--{field.name}={getattr(SETTINGS, field.name)}" for field in dataclasses.fields(SETTINGS)]
     # Unoptimised code is compiled faster.
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    xla_flags = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+    environment = {**os.environ, "XLA_FLAGS": xla_flags}
     together = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}", f"--workdir={workdir}", *flags]
     return [
         subprocess.Popen(
