@@ -98,7 +98,7 @@ def open_studio(model: Model, held: Held | None = None, buffer: np.ndarray | Non
 
 
 def sampler_of(model: Model) -> LangevinSettings:
-    """The model's sampler, for all its steps: the tolerance is for pictures of one energy, whose pixels are all free."""
+    """The model's sampler without its tolerance, which is for one energy and pictures whose pixels are all free."""
     return model.settings.langevin._replace(tolerance=0.0)
 
 

@@ -634,6 +634,18 @@ def test_folders_of_before_samplers_were_noted_go_on(tmp_path):
         assert json.loads(path.read_text()) == record
 
 
+def test_the_tolerance_of_a_model_is_not_that_of_its_candidates_but_of_its_coarse_models(tmp_path):
+    patient = Settings(langevin=LangevinSettings(40, 0.03, 0.0, 1e3, 0.5))
+    plain, request = StandIn(coarse=StandIn(params=np.ones(2))), Request(5, DEFAULT, Wishes())
+    assert open_studio(plain._replace(settings=patient)).settings.tolerance == 0
+    discovery.claim(tmp_path, plain, request, None)
+    # As folders name their samplers that are older than tolerances.
+    assert json.loads((tmp_path / discovery.REQUEST).read_text())["sampler"] == [[40, 0.03, 0.0, 1e3]] * 2
+    discovery.claim(tmp_path, plain._replace(settings=patient), request, None)
+    with pytest.raises(InputError, match="another sampler; name a fresh folder"):
+        discovery.claim(tmp_path, plain._replace(coarse=plain.coarse._replace(settings=patient)), request, None)
+
+
 def test_a_drawing_holds_its_ink_and_a_transparent_one_all_that_is_opaque(tmp_path):
     drawing = np.full((HEIGHT, WIDTH), 255, np.uint8)
     drawing[24], drawing[30, :5] = 0, 240

@@ -40,6 +40,12 @@ step_of = functools.cache(lambda settings: make_train_step(settings, CLASSES))
 
 
 @pytest.fixture(scope="module")
+def held(small):
+    """A run whose finish holds pictures: the buffer has where its chains began, too."""
+    return dataclasses.replace(small, finish_hold=1.0)
+
+
+@pytest.fixture(scope="module")
 def dataset(small):
     return data.mirror_halves(data.procedural(small.height, small.width, per_type=small.per_type))
 
@@ -174,9 +180,15 @@ def test_half_of_the_places_begin_afresh_seldom():
     np.testing.assert_allclose(begun[:, [2, 3, 6]].mean(0), 1 / finish.SELDOM, atol=0.02)
 
 
+def short_finish(small, level):
+    """A finish in which one of six chains begins afresh, at a picture, and that levels energies so much."""
+    return dataclasses.replace(small, finish_after=1, finish_weight=0.01, finish_level=level, restart=0.1)
+
+
 def test_a_finish_trains_that_begins_no_chain_at_noise(small, dataset):
-    settings = dataclasses.replace(small, finish_after=1, restart=0.1)  # one of six chains begins afresh: at a picture
-    step, state = make_train_step(settings, CLASSES), init_state(settings, CLASSES)
+    settings = short_finish(small, 0.0)
+    assert settings.fresh_chains == 1
+    step, state = step_of(settings), init_state(settings, CLASSES)
     for _ in range(2):
         state, metrics = step(state, data.examples(dataset))
     assert np.isfinite(metrics.cdiv) and metrics.moved > 0
@@ -341,8 +353,8 @@ def test_unevenness_is_the_spread_of_real_energies_within_their_classes():
 
 def test_the_finish_levels_the_energies_of_real_pictures(small, dataset):
     def spread(level):
-        settings = dataclasses.replace(small, finish_after=1, finish_weight=0.01, finish_level=level)
-        step, state = make_train_step(settings, CLASSES), init_state(settings, CLASSES)
+        settings = short_finish(small, level)
+        step, state = step_of(settings), init_state(settings, CLASSES)
         examples = data.examples(dataset)
         for _ in range(30):
             state, _ = step(state, examples)
@@ -443,9 +455,9 @@ def test_a_training_without_a_finish_keeps_no_more_than_a_batch(small):
     assert sizes == [(small.batch_size, 16, 16, 1), (small.buffer_size, 16, 16, 1)]
 
 
-def test_the_finish_starts_at_pictures_and_keeps_its_chains(small, dataset):
-    step, examples = step_of(small), data.examples(dataset)
-    state = init_state(small, CLASSES)
+def test_the_finish_starts_at_pictures_and_keeps_its_chains(held, dataset):
+    step, examples = step_of(held), data.examples(dataset)
+    state = init_state(held, CLASSES)
     noise = np.asarray(state.buffer.images)
     for _ in range(3):
         state, metrics = step(state, examples)
@@ -453,46 +465,45 @@ def test_the_finish_starts_at_pictures_and_keeps_its_chains(small, dataset):
     state, metrics = step(state, examples)
     assert np.isfinite([metrics.real, metrics.fake, metrics.cdiv]).all()
     # Untouched places hold pictures of their class; place 8 is of "no class".
-    pictures = np.asarray(data.to_uint8(state.buffer.images))
+    pictures = np.asarray(data.to_uint8(state.buffer.images))[: held.buffer_size]
     labels = {picture.tobytes(): label for picture, label in zip(dataset.images, dataset.labels, strict=True)}
     found = [labels.get(picture.tobytes()) for picture in pictures]
     untouched = [place for place, label in enumerate(found) if label is not None]
-    assert len(untouched) >= small.buffer_size - small.finish_chains
+    assert len(untouched) >= held.buffer_size - held.finish_chains
     assert all(found[place] == place % 9 for place in untouched if place % 9 < CLASSES)
     after = np.asarray(step(state, examples)[0].buffer.images)
     moved = [
-        place for place in range(small.buffer_size) if not np.array_equal(data.to_uint8(after[place]), pictures[place])
+        place for place in range(held.buffer_size) if not np.array_equal(data.to_uint8(after[place]), pictures[place])
     ]
-    assert 0 < len(moved) <= small.finish_chains
+    assert 0 < len(moved) <= held.finish_chains
 
 
-def test_a_run_through_its_finish_continues_bit_for_bit(small, dataset, tmp_path, monkeypatch, load_command):
+def test_a_run_through_its_finish_continues_bit_for_bit(held, dataset, tmp_path, monkeypatch, load_command):
     monkeypatch.setattr(runs, "make_train_step", lambda settings, *_: step_of(settings))
-    settings = dataclasses.replace(small, finish_hold=1.0)  # the buffer holds where its chains began, too
     for name in ("whole", "parts", "early"):
         (tmp_path / name).mkdir()
-    whole = runs.run_training(settings, dataset, tmp_path / "whole", max_updates=6)
+    whole = runs.run_training(held, dataset, tmp_path / "whole", max_updates=6)
     for updates in (2, 4, 6):
-        parts = runs.run_training(settings, dataset, tmp_path / "parts", max_updates=updates)
+        parts = runs.run_training(held, dataset, tmp_path / "parts", max_updates=updates)
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     assert checkpoint.newest_step(tmp_path / "parts") == 6
     # What discover.py restarts from are its chains, once there are any.
     discover, restart = load_command("discover"), discovery.Request(0, (("restart", 1.0),), plans.Wishes())
     model = bridge_ebm.load_model(tmp_path / "parts")
     with flagsaver.flagsaver(model=str(tmp_path / "parts")):
-        chains = whole.buffer.images[: settings.buffer_size]
+        chains = whole.buffer.images[: held.buffer_size]
         np.testing.assert_array_equal(discover.read_buffer(model, restart), chains)
         assert discover.read_buffer(model, restart._replace(mix=plans.parse_mix([]))) is None
-    runs.run_training(settings, dataset, tmp_path / "early", max_updates=3)
+    runs.run_training(held, dataset, tmp_path / "early", max_updates=3)
     models.export(tmp_path / "parts", tmp_path / "model")
     for name, message in (("early", "no chains before its finish, update 3"), ("model", "with a replay buffer")):
         with flagsaver.flagsaver(model=str(tmp_path / name)), pytest.raises(InputError, match=message):
             discover.read_buffer(model, restart)
 
 
-def test_a_conditional_model_knows_its_sub_types(small, dataset, tmp_path, monkeypatch):
+def test_a_conditional_model_knows_its_sub_types(held, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "make_train_step", lambda settings, *_: step_of(settings))
-    runs.run_training(small, dataset, tmp_path, max_updates=4)
+    runs.run_training(held, dataset, tmp_path, max_updates=4)
     model = bridge_ebm.load_model(tmp_path)
     # A few updates hardly tell the sub-types apart.
     leaves, tree = jax.tree.flatten(model.params)
@@ -555,7 +566,7 @@ def test_a_finish_without_a_place_for_every_class_is_refused_before_anything_is_
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_the_step_lowers_for_accelerators(small, dataset, platform):
-    step = step_of(small)
-    arguments = init_state(small, CLASSES), data.examples(dataset)
+def test_the_step_lowers_for_accelerators(held, dataset, platform):
+    step = step_of(held)
+    arguments = init_state(held, CLASSES), data.examples(dataset)
     assert "stablehlo.convolution" in jax.export.export(step, platforms=(platform,))(*arguments).mlir_module()

@@ -59,6 +59,12 @@ def test_pictures_may_be_drawn_at_another_step_size_than_the_training_has():
     assert model_settings(TrainSettings(step_size=0.5), ()).step_size == 0.5
 
 
+def test_the_chains_of_the_model_have_a_tolerance_and_those_of_the_training_none():
+    settings = TrainSettings(sample_tolerance=0.5)
+    assert chain_settings(settings).tolerance == 0.0
+    assert model_settings(settings, ()).langevin.tolerance == 0.5
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
