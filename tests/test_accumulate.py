@@ -23,8 +23,8 @@ def test_a_gradient_in_parts_is_the_gradient(monkeypatch):
     whole, values = jax.grad(total, has_aux=True)(PARAMS, BATCH)
     monkeypatch.setattr(accumulate, "CHUNK_PIXELS", 4 * 4)  # 4 images do not divide 6, so parts of 3
     parts, figures = jax.jit(lambda p, b: accumulate.gradient_of_sum(total, p, b))(PARAMS, BATCH)
-    np.testing.assert_allclose(parts["w"], whole["w"], rtol=1e-5)
-    np.testing.assert_allclose(figures, values, rtol=1e-6)
+    np.testing.assert_allclose(parts["w"], whole["w"], rtol=1e-5, atol=1e-5)  # sums of numbers up to 10 in other orders
+    np.testing.assert_allclose(figures, values, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("microbatch", "remat", "parts"), [(2, True, {2}), (4, False, {3}), (6, True, {6})])
@@ -41,7 +41,7 @@ def test_a_gradient_of_few_images_at_a_time_that_keeps_little_is_the_gradient(mi
     whole, values = jax.grad(total, has_aux=True)(PARAMS, BATCH)
     ours, figures = gradient(PARAMS, BATCH)
     np.testing.assert_allclose(ours["w"], whole["w"], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(figures, values, rtol=1e-6)
+    np.testing.assert_allclose(figures, values, rtol=1e-6, atol=1e-6)
     assert set(seen) == parts
     # What is not kept is computed again on the way back.
     assert str(jax.make_jaxpr(gradient)(PARAMS, BATCH)).count("= tanh") == (2 if remat else 1)
