@@ -13,8 +13,7 @@ also the energies along its chains, how energies order real, generated, corrupte
 held-out pictures keep along a chain of --hold_steps. Each figure stands beside its ceiling, what held-out pictures
 score, or in fidelity as many training pictures (ten sets of them: their mean, and as ceiling_low and ceiling_high the
 least and the most). --part=validation measures against other held-out pictures, for choosing settings. 1000 pictures of
-the default model take about five minutes on one core, two of them for the chains of --hold_steps (--hold_steps=0 leaves
-them out).
+the default model take about four minutes on one core; --hold_steps=0 leaves those chains out.
 
 In the folder: evaluation.json, samples/0000.png ... (bright on black), sheet.png (the first 64, dark on white).
 """
