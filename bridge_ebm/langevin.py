@@ -7,9 +7,8 @@ One step, with the weights fixed:
     x <- clip(x - step_size * g, -1, 1)
 
 With no clip active this is a discretised Langevin equation at temperature noise^2 / (2 step_size). A chain may be told
-when it has arrived (`LangevinSettings.tolerance`, not the paper's). Chains are
-independent: chain b of a batch draws from its own key, so its path does not depend on how many others run beside
-it, or where.
+when it has arrived (`LangevinSettings.tolerance`, not the paper's). Chains are independent: chain b of a batch draws
+from its own key, so its path does not depend on how many others run beside it, or where.
 
 An energy function maps images float32 [B, H, W, 1] in [-1, 1] to energies float32 [B], each independent of the
 others. Everything here is pure and traceable; compile at the edge, `jax.jit(sample, static_argnames="settings")`,
