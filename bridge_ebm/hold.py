@@ -38,14 +38,15 @@ def gradient(
 
     Takes the `ends` [B, H, W, 1] of chains of the classes `labels` [B], and the pictures that they began at, `origins`
     [B, H, W, 1]. At an end x the target of -grad E is that of Equilibrium Matching near a picture, 20 (goal - x), with
-    the origin moved by `margin` as the goal. The error of an end that is not NEAR its origin counts as 0.
+    the origin moved by the margins as the goal. The error of an end that is not NEAR its origin counts as 0.
     """
 
     def error_sum(batch_stats, params, batch):
         ends, origins, labels = batch
         energy_fn = energy.energy_function(network, params, batch_stats, labels if settings.conditional else None)
         slope = langevin.energy_and_gradient(energy_fn, ends)[1]
-        errors = objectives.well_error(slope, ends, objectives.beyond(origins, settings.margin))
+        goals = objectives.beyond(origins, settings.margin, settings.ink_margin)
+        errors = objectives.well_error(slope, ends, goals)
         near = jnp.mean((ends - origins) ** 2, axis=(1, 2, 3)) < NEAR**2
         errors = jnp.where(near, errors, 0.0)
         return settings.finish_hold * errors.sum() / settings.finish_chains, errors

@@ -79,13 +79,14 @@ def target_speed(t: Any, objective: str) -> Any:
     return 1.0 + 0.0 * t
 
 
-def beyond(images: jax.Array, margin: float) -> jax.Array:
-    """Images in [-1, 1] with black and white moved `margin` further out, so that chains end on them and not close by.
+def beyond(images: jax.Array, margin: float, ink_margin: float = 0.0) -> jax.Array:
+    """Images in [-1, 1] moved a little past themselves: what regression aims at, so that chains end on pictures.
 
-    Greys stay what they are: moved in proportion, a stay of a quarter of full light would be aimed at two of 255 grey
-    levels too dark.
+    Black and white lie `margin` further out: chains then end on them and not close by. A grey gets `ink_margin` of its
+    ink, its distance from black, more, but no more than white has: chains come to a thin member from its pale side.
     """
-    return jnp.where(jnp.abs(images) < 1.0, images, (1.0 + margin) * images)
+    greys = jnp.minimum(images + ink_margin * (1.0 + images), 1.0 + margin)
+    return jnp.where(jnp.abs(images) < 1.0, greys, (1.0 + margin) * images)
 
 
 def well_error(gradient: jax.Array, images: jax.Array, goals: jax.Array) -> jax.Array:

@@ -157,7 +157,8 @@ def _regression_gradient(
         told = jnp.where(untold, num_classes, labels)
         crossed = 0.0 if settings.coarse_height else CROSSED
         start = paired_noise(starts(noise_key, real, labels, told, num_classes, crossed), real, told)
-        goal, t = objectives.beyond(real, settings.margin), jax.random.uniform(time_key, labels.shape)
+        goal = objectives.beyond(real, settings.margin, settings.ink_margin)
+        t = jax.random.uniform(time_key, labels.shape)
         if settings.coarse_height:
             start, t = from_coarse(jax.random.fold_in(key, 2), start, t, real, goal, settings.coarse_height)
         return (start, goal, t, told), Examples(real, told)

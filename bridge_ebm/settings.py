@@ -110,6 +110,13 @@ class TrainSettings:
         0.0,
         0.5,
     )
+    ink_margin: float = _setting(
+        0.0,
+        "How much more ink than a grey pixel has gradient regression aims at, as a share, so that thin members do not "
+        "end paler than they are.",
+        0.0,
+        0.5,
+    )
     blend: bool = _setting(
         False,
         "Gradient regression learns from blends of each picture with the nearest one of the next base picture, which "
@@ -182,8 +189,10 @@ class TrainSettings:
             raise InputError("--replay=own: only --objective=contrastive has a chain for every row of the buffer")
         if self.blend and self.objective == "contrastive":
             raise InputError("--blend: only --objective=equilibrium or energy_matching learns from blends")
-        if (self.finish_after or self.margin) and self.objective == "contrastive":
-            raise InputError("--finish_after, --margin: only for --objective=equilibrium or energy_matching")
+        if (self.finish_after or self.margin or self.ink_margin) and self.objective == "contrastive":
+            raise InputError(
+                "--finish_after, --margin, --ink_margin: only for --objective=equilibrium or energy_matching"
+            )
         if self.reach and self.network == "paper":
             raise InputError(f"--reach={self.reach}: only --network=multiscale can see less than all")
         if self.finish_after and self.restart and not self.fresh_chains:

@@ -41,6 +41,7 @@ TESTS = {
         "test_regression.py::test_the_well_around_a_picture_has_no_error_close_to_it",
         "test_regression.py::test_target_speeds",
         "test_regression.py::test_the_margin_moves_black_and_white_and_no_grey",
+        "test_regression.py::test_the_ink_margin_gives_greys_more_ink_in_proportion_and_none_more_than_white",
         "test_regression.py::test_the_finish_drops_the_highest_fakes_and_lets_go_at_the_floor",
         "test_regression.py::test_the_finish_compares_fakes_with_real_pictures_of_their_own_class",
         "test_regression.py::test_a_fake_whose_class_has_no_real_picture_is_left_out",

@@ -76,6 +76,14 @@ def test_the_margin_moves_black_and_white_and_no_grey():
     np.testing.assert_array_equal(objectives.beyond(jnp.asarray(images), 0.0), images)
 
 
+def test_the_ink_margin_gives_greys_more_ink_in_proportion_and_none_more_than_white():
+    levels = np.array([0, 1, 64, 128, 254, 255])
+    moved = objectives.beyond(jnp.asarray(data.to_unit(levels.astype(np.uint8)[None, None])), 0.03, 0.25).ravel()
+    np.testing.assert_allclose(moved[jnp.array([0, 5])], [-1.03, 1.03], rtol=1e-6)
+    np.testing.assert_allclose((moved[1:4] + 1) / 2, 1.25 * levels[1:4] / 255, rtol=1e-5)
+    np.testing.assert_allclose(moved[4], 1.03, rtol=1e-6)
+
+
 def test_noise_is_paired_by_optimal_transport_within_each_class():
     noise, real = (jax.random.normal(jax.random.key(k), (12, 3, 5, 1)) for k in range(2))
     labels = jnp.arange(12) % 3
@@ -408,16 +416,16 @@ def test_the_means_of_adam_decay_as_the_settings_say(tiny):
     np.testing.assert_allclose([state.mu, state.nu], [0.3 * 2, 0.2 * 4], rtol=1e-6)
 
 
-def test_paths_lead_as_far_beyond_black_and_white_as_the_margin_says(small, dataset, monkeypatch):
+def test_paths_lead_as_far_beyond_the_pictures_as_the_margins_say(small, dataset, monkeypatch):
     # In place of the gradient the batch itself: starts, goals, times, and the classes that the network is told.
     monkeypatch.setattr(regression, "gradient_of_sum", lambda error, params, batch, means: (batch, batch[2]))
     monkeypatch.setattr(regression, "paired_noise", lambda noise, real, labels: noise)
-    settings = dataclasses.replace(small, margin=0.25, finish_after=0)
+    settings = dataclasses.replace(small, margin=0.25, ink_margin=0.125, finish_after=0)
     network, state = network_of(settings, CLASSES), init_state(small, CLASSES)
     paths = jax.jit(lambda *known: regression._regression_gradient(*known, network, settings, CLASSES, None))
     (_, goal, *_), _, real = paths(state, data.examples(dataset))
     assert goal.min() == -1.25
-    np.testing.assert_array_equal(goal, objectives.beyond(real.images, 0.25))
+    np.testing.assert_allclose(goal, objectives.beyond(real.images, 0.25, 0.125), rtol=1e-6)
 
 
 def test_norm_clip_bounds_the_gradient(tiny):

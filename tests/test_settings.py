@@ -68,8 +68,9 @@ def test_the_chains_of_the_model_have_a_tolerance_and_those_of_the_training_none
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"finish_after": 100}, "--finish_after, --margin: only for --objective=equilibrium"),
-        ({"margin": 0.03}, "--finish_after, --margin: only"),
+        ({"finish_after": 100}, "--finish_after, --margin, --ink_margin: only for --objective=equilibrium"),
+        ({"margin": 0.03}, "--finish_after, --margin, --ink_margin: only"),
+        ({"ink_margin": 0.03}, "--finish_after, --margin, --ink_margin: only"),
         ({"reach": 3}, "--reach=3: only --network=multiscale"),
         ({"objective": "equilibrium", "finish_after": 9, "finish_chains": 9}, "--restart=0.05: of --finish_chains=9"),
     ],
